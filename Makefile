@@ -1,0 +1,31 @@
+PORT ?= 8000
+PYTHON ?= python3
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run simulate test lint
+
+help: ## Show what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/installed ## Start the receiver on 127.0.0.1, port 8000 (PORT=...)
+	@.venv/bin/flask check
+	@echo "Takes status updates at http://127.0.0.1:$(PORT)/webhooks/status-update, shows calls at /calls.json"
+	@echo "Next, in another terminal: make simulate$(if $(filter 8000,$(PORT)),, PORT=$(PORT))"
+	@.venv/bin/flask run --port $(PORT)
+
+simulate: .venv/installed ## Post made-up calls to it
+	@.venv/bin/flask simulate --url http://127.0.0.1:$(PORT)
+
+test: .venv/installed lint ## Lint, then run every test
+	@.venv/bin/pytest -q
+
+lint: .venv/installed ## Check the code's style
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+
+.venv/installed: requirements.txt requirements-dev.txt
+	@echo "Installing into .venv"
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/pip install --quiet -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,170 @@
+"""Settings, read from the environment once and checked, and the format of the log."""
+
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+# Deadlines, leases and schedules, in seconds. Not settings: the app's config holds them so that tests can shorten them.
+TIMES = {
+    "DEADLINE": 4.0,
+    "OUTBOUND_TIMEOUT": 3.0,
+    "LEASE": 60.0,
+    "RETRY_FIRST": 30.0,
+    "RETRY_LONGEST": 3600.0,
+    "GIVE_UP_AFTER": 24 * 3600.0,
+    "STALE_AFTER": 12 * 3600.0,
+}
+MAX_BODY = 1024 * 1024  # bytes
+WEBHOOK_PATH = "/webhooks/status-update"
+
+
+def _secrets(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, map(str.strip, text.split(","))))
+
+
+def _flag(text: str) -> bool:
+    if text.lower() in ("1", "true", "yes", "on"):
+        return True
+    if text.lower() in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("must be true or false")
+
+
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
+            raise ValueError(f"must be a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def _url(*schemes: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        try:
+            parts = urlsplit(text)
+            valid = parts.scheme in schemes and (parts.hostname or parts.scheme == "unix") and parts.port != 0
+        except ValueError:
+            valid = False
+        if not valid or re.search(r"[\s\x00-\x1f]", text):
+            raise ValueError(f"must be a URL that starts with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        return text
+
+    return parse
+
+
+def _token(text: str) -> str:
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("must be printable ASCII without spaces, as it is sent in a header")
+    return text
+
+
+SETTINGS: dict[str, tuple[Callable[[str], Any], Any]] = {
+    "WEBHOOK_SECRET": (_secrets, ()),
+    "ALLOW_UNSIGNED": (_flag, False),
+    "WEBHOOK_TOLERANCE": (_number(0, 86400), 300),
+    "SQLITE_PATH": (str, "instance/calls.db"),
+    "CRM_WEBHOOK_URL": (_url("http", "https"), None),
+    "CRM_TOKEN": (_token, None),
+    "SLACK_WEBHOOK_URL": (_url("http", "https"), None),
+    "DASHBOARD_PASSWORD": (str, None),
+    "RETENTION_DAYS": (_number(2, 3650), 30),
+}
+
+
+def load(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """The app's configuration from `environ`. An empty value counts as unset; nonsense ends the process in one line."""
+    config = {"MAX_CONTENT_LENGTH": MAX_BODY, "CLOCK": time.time, **TIMES}
+    for name, (parse, default) in SETTINGS.items():
+        text = environ.get(name, "").strip()
+        try:
+            config[name] = parse(text) if text else default
+        except ValueError as error:
+            raise SystemExit(f"{name} {error}. Set it to such a value, or unset it.") from None
+    # Each of these platforms names itself so, and starts every release, and most also every restart, with a new disk.
+    platforms = {"DYNO", "RENDER", "RAILWAY_ENVIRONMENT", "FLY_APP_NAME", "K_SERVICE"}
+    config["THROW_AWAY_DISK"] = not platforms.isdisjoint(environ) and not environ.get("SQLITE_PATH")
+    return config
+
+
+def on_and_off(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The names of the optional settings that are set, and of those that are not."""
+    optional = [name for name, (_, default) in SETTINGS.items() if not default]
+    return [name for name in optional if config[name]], [name for name in optional if not config[name]]
+
+
+def warnings(config: Mapping[str, Any]) -> list[str]:
+    """What a deployment should not stay without, a sentence each."""
+    found = []
+    if config["ALLOW_UNSIGNED"] and not config["WEBHOOK_SECRET"]:
+        found.append("Anyone can post updates: set WEBHOOK_SECRET and unset ALLOW_UNSIGNED.")
+    elif not config["WEBHOOK_SECRET"]:
+        found.append("Only updates from this machine are taken: set WEBHOOK_SECRET to the provider's webhook_secret.")
+    if config["THROW_AWAY_DISK"]:
+        found.append("This platform's disk does not survive a restart: set SQLITE_PATH to a file on one that does.")
+    if not config["DASHBOARD_PASSWORD"]:
+        found.append("Only this machine can see the calls: set DASHBOARD_PASSWORD to see them from elsewhere.")
+    return found
+
+
+def mask(text: str) -> str:
+    """`text` with every phone number shortened: +31612345678 becomes +316***78."""
+    return re.sub(r"(\+|%2B)(\d{3})\d+(\d{2})", r"\1\2***\3", text)
+
+
+LOG_FIELDS = ("call_id", "status", "handler", "error", "ms")
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: `time`, `level`, `event`, then what `extra` gave: LOG_FIELDS, `fields` (a dict of more),
+    and `update`, a whole message that `flask import` takes, printed as `message` and the one part that is not masked.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        event = re.sub(r"\x1b\[\d+m", "", record.getMessage())  # the colours of flask run
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "event": event,
+            **{name: getattr(record, name) for name in LOG_FIELDS if getattr(record, name, None) is not None},
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        text = mask(self.render(line))
+        if hasattr(record, "update"):
+            text = f'{mask(json.dumps(line))[:-1]}, "message": {json.dumps(record.update)}}}'
+        return text
+
+    def render(self, line: dict[str, Any]) -> str:
+        return json.dumps(line)
+
+
+class Readable(JsonLines):
+    """The same for a person at a terminal."""
+
+    def render(self, line: dict[str, Any]) -> str:
+        traceback = line.pop("traceback", None)
+        head = f"{line.pop('time')[11:19]} {line.pop('level'):7} {line.pop('event')}"
+        pairs = [f"{name}={self.quote(value)}" for name, value in line.items() if value is not None]
+        return " ".join([head, *pairs]) + (f"\n{traceback}" if traceback else "")
+
+    @staticmethod
+    def quote(value: Any) -> str:
+        """As it is where plain, else as JSON: no caller's text can forge a line or drive the terminal."""
+        text = str(value)
+        return text if re.fullmatch(r"[\w.:+*%/@-]+", text) else json.dumps(text)
+
+
+def configure_logging() -> None:
+    """Send every logger's lines to stdout, unless logging is set up already."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(Readable() if sys.stdout.isatty() else JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -1,0 +1,13 @@
+"""What is done with every new update: plain functions `handler(update) -> None`, called in this order.
+
+A handler returns when its work is done, or when its setting is unset. It raises Retry to be called again later, GiveUp
+when that cannot help; anything else it raises means Retry too. It can be called again for an update it has already
+handled, where a process died in between.
+"""
+
+from handlers.active_calls import track_call
+from handlers.alerts import alert_on_error
+from handlers.crm import update_crm
+from handlers.event_log import log_event
+
+HANDLERS = (log_event, track_call, alert_on_error, update_crm)

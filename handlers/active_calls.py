@@ -1,0 +1,8 @@
+"""Which calls are on right now, for the dashboard."""
+
+from schemas.status_update import StatusUpdate
+from stores import get_store
+
+
+def track_call(update: StatusUpdate) -> None:
+    get_store().track(update)

@@ -1,0 +1,85 @@
+"""How handlers post to other services: within the deadline, and saying whether to try again."""
+
+import threading
+import time
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import requests
+from flask import current_app, g
+
+LONGEST_RETRY_AFTER = 3600.0
+
+_local = threading.local()
+
+
+class Retry(Exception):
+    """The work was not done: try again in `after` seconds, or when the schedule says."""
+
+    def __init__(self, reason: str = "", after: float | None = None):
+        super().__init__(reason)
+        self.after = after
+
+
+class Unavailable(Retry):
+    """The service's own failure: no connection, no answer in time, 5xx or 429."""
+
+
+class NotNow(Retry):
+    """The work was not even tried: it costs no attempt."""
+
+
+class GiveUp(Exception):
+    """Trying again cannot help; the text says what to change."""
+
+
+def post(url: str, json: Any, headers: dict[str, str] | None = None) -> requests.Response:
+    """Post `json` to `url` and return the answer, which is a 2xx.
+
+    Raises Unavailable, GiveUp on 404 and 410, and Retry on any other answer. No redirect is followed: it would turn the
+    POST into a GET. No exception's text has the URL or a header in it, as they may be secret.
+    """
+    try:
+        answer = _session().post(url, json=json, headers=headers, timeout=_time_left(), allow_redirects=False)
+    except requests.Timeout:
+        raise Unavailable("no answer in time") from None
+    except requests.RequestException as error:
+        raise Unavailable(f"no connection or no valid answer ({type(error).__name__})") from None
+    reason = f"answered {answer.status_code}"
+    if answer.status_code == 429 or answer.status_code >= 500:
+        raise Unavailable(reason, _retry_after(answer.headers.get("Retry-After", "")))
+    if answer.status_code in (404, 410):
+        raise GiveUp(f"{reason}: {answer.text[:100]}")
+    if not 200 <= answer.status_code < 300:
+        raise Retry(reason)
+    return answer
+
+
+def _session() -> requests.Session:
+    """This thread's session: it keeps connections open, and takes no proxy or password from the machine."""
+    if not hasattr(_local, "session"):
+        _local.session = requests.Session()
+        _local.session.trust_env = False
+    return _local.session
+
+
+def _time_left() -> float:
+    longest = current_app.config["OUTBOUND_TIMEOUT"]
+    left = min(longest, g.get("deadline", float("inf")) - time.monotonic())
+    if left <= 0:
+        raise NotNow("no time left in this request")
+    return left
+
+
+def _retry_after(value: str) -> float | None:
+    """Seconds from now, an hour at most, from either form of RFC 9110's Retry-After; None where it is neither."""
+    try:
+        seconds = float(value) if value.isdecimal() else _seconds_until(parsedate_to_datetime(value))
+    except ValueError:
+        return None
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
+
+
+def _seconds_until(moment: datetime) -> float:
+    return (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()

@@ -1,0 +1,200 @@
+"""The provider's status update: what is kept of it, and nothing else.
+
+Its statuses and call types are the provider's and more may come, so they stay strings.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
+
+from schemas import strict_json
+
+logger = logging.getLogger(__name__)
+
+IN_PROGRESS, ENDED, ENDED_WITH_ERROR = "in-progress", "ended", "ended-with-error"
+FINAL = (ENDED, ENDED_WITH_ERROR)
+MAX_METADATA_BYTES, MAX_METADATA_DEPTH = 16 * 1024, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    id: str
+    status: str
+    type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PhoneNumber:
+    """The line of ours that the call is on; on a web call every value is None."""
+
+    number: str | None = None
+    name: str | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Customer:
+    number: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusUpdate:
+    """One change of one call. `timestamp` is the provider's, `received_at` ours; both are aware, in UTC."""
+
+    call: Call
+    timestamp: datetime
+    received_at: datetime
+    phone_number: PhoneNumber = PhoneNumber()
+    customer: Customer = Customer()
+    error: str | None = None
+    end_reason: str | None = None
+    metadata: Mapping[str, Any] | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.call.status in FINAL
+
+
+class _Schema(Schema):
+    class Meta:
+        unknown = EXCLUDE
+
+
+class _Text(fields.String):
+    """A string; lone surrogates, which cannot be encoded, become question marks."""
+
+    def _deserialize(self, *args: Any, **kwargs: Any) -> str:
+        return super()._deserialize(*args, **kwargs).encode("utf-8", "replace").decode()
+
+
+class _Timestamp(fields.AwareDateTime):
+    """ISO 8601 with a time; UTC is meant where no zone is given."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> datetime:
+        if not isinstance(value, str) or len(value) < len("2025-12-13T12:00"):
+            raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE)
+        try:
+            return super()._deserialize(value, *args, **kwargs).astimezone(UTC)
+        except OverflowError:
+            raise ValidationError("Not a time in the years 1 to 9999 UTC.") from None
+
+
+def _name(most: int) -> fields.String:
+    """An identifier: printable, encodable, of 1 to `most` characters."""
+    printable = validate.Regexp(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*\Z", error="Has control characters or surrogates.")
+    return fields.String(required=True, validate=[validate.Length(1, most), printable])
+
+
+def _text() -> fields.String:
+    return _Text(allow_none=True, load_default=None)
+
+
+class _CallSchema(_Schema):
+    id = _name(256)
+    status = _name(64)
+    type = _text()
+
+    @post_load
+    def make(self, data: dict[str, Any], **kwargs: Any) -> Call:
+        return Call(**data)
+
+
+class _PhoneNumberSchema(_Schema):
+    number = _text()
+    name = _text()
+    id = _text()
+
+    @post_load
+    def make(self, data: dict[str, Any], **kwargs: Any) -> PhoneNumber:
+        return PhoneNumber(**data)
+
+
+class _CustomerSchema(_Schema):
+    number = _text()
+
+    @post_load
+    def make(self, data: dict[str, Any], **kwargs: Any) -> Customer:
+        return Customer(**data)
+
+
+class _AssistantSchema(_Schema):
+    metadata = fields.Raw(allow_none=True, load_default=None)
+
+
+class _MessageSchema(_Schema):
+    type = fields.String(required=True, validate=validate.Equal("status-update"))
+    timestamp = _Timestamp(required=True, default_timezone=UTC)
+    call = fields.Nested(_CallSchema, required=True)
+    phone_number = fields.Nested(_PhoneNumberSchema, allow_none=True)
+    customer = fields.Nested(_CustomerSchema, allow_none=True)
+    error = _text()
+    end_reason = _text()
+    assistant = fields.Nested(_AssistantSchema, allow_none=True)
+
+
+class _EnvelopeSchema(_Schema):
+    message = fields.Nested(_MessageSchema, required=True)
+
+
+_ENVELOPE = _EnvelopeSchema()
+
+
+def load(document: Any, received_at: datetime) -> StatusUpdate:
+    """The update in a decoded `document`, `{"message": {...}}`; `received_at` is aware.
+
+    Raises marshmallow's ValidationError; `field_errors` flattens it.
+    """
+    message = _ENVELOPE.load(document)["message"]
+    metadata = (message.get("assistant") or {}).get("metadata")
+    kept = {name: value for name, value in message.items() if value is not None and name not in ("type", "assistant")}
+    return StatusUpdate(**kept, received_at=received_at, metadata=_bounded(metadata, message["call"]))
+
+
+def dump(update: StatusUpdate) -> dict[str, Any]:
+    """The update as the provider would have sent it, less what is not kept; `load` takes it back."""
+    message = {
+        "type": "status-update",
+        "timestamp": isoformat(update.timestamp),
+        "call": asdict(update.call),
+        "phone_number": asdict(update.phone_number),
+        "customer": asdict(update.customer),
+        "error": update.error,
+        "end_reason": update.end_reason,
+    }
+    if update.metadata is not None:
+        message["assistant"] = {"metadata": update.metadata}
+    return {"message": message}
+
+
+def isoformat(time: datetime) -> str:
+    """A time in UTC as the provider writes it: ISO 8601, milliseconds, `Z`."""
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def field_errors(error: ValidationError) -> dict[str, list[str]]:
+    """What is wrong with each field, by its dotted name: `message.call.id`."""
+    found: dict[str, list[str]] = {}
+
+    def collect(messages: Any, path: tuple[str, ...]) -> None:
+        if isinstance(messages, dict):
+            for name, inner in messages.items():
+                collect(inner, path if name == "_schema" else (*path, str(name)))
+        else:
+            found.setdefault(".".join(path) or "message", []).extend(messages)
+
+    collect(error.messages, ())
+    return found
+
+
+def _bounded(metadata: Any, call: Call) -> Any:
+    if metadata is None:
+        return None
+    if strict_json.is_deeper(metadata, MAX_METADATA_DEPTH) or len(json.dumps(metadata)) > MAX_METADATA_BYTES:
+        logger.warning("metadata dropped: too large or too deep", extra={"call_id": call.id, "status": call.status})
+        return None
+    return metadata

@@ -1,0 +1,56 @@
+"""Who sent a request: the provider, who signs it, or somebody on this machine.
+
+The provider sends `X-Webhook-Timestamp`, Unix seconds, and `X-Webhook-Signature`, `sha256=` and the hex HMAC-SHA256 of
+`{timestamp}.{raw body}`; its older pages show the hex without the prefix, so both are taken.
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Mapping
+
+
+class InvalidSignature(Exception):
+    """Missing, malformed or wrong; the text says which and what to do."""
+
+
+class StaleSignature(InvalidSignature):
+    """The signature is right, but its timestamp is too far from now."""
+
+
+def sign(secret: str, timestamp: int | str, body: bytes) -> str:
+    """The value of `X-Webhook-Signature` for the raw `body` sent at `timestamp` (Unix seconds)."""
+    signed = f"{timestamp}.".encode() + body
+    return "sha256=" + hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()
+
+
+def verify(
+    secrets: Iterable[str], timestamp: str | None, signature: str | None, body: bytes, *, now: float, tolerance: float
+) -> None:
+    """Raise InvalidSignature unless one of `secrets` signed the raw `body` at `timestamp`.
+
+    `now` and `tolerance` are in seconds; a tolerance of 0 takes a signature of any age.
+    """
+    if not timestamp or not signature:
+        raise InvalidSignature("unsigned: send X-Webhook-Timestamp and X-Webhook-Signature")
+    if not re.fullmatch(r"[0-9]{1,12}", timestamp):
+        raise InvalidSignature("malformed X-Webhook-Timestamp: send one, in Unix seconds")
+    if not re.fullmatch(r"(sha256=)?[0-9a-f]{64}", signature):
+        raise InvalidSignature("malformed X-Webhook-Signature: send one, sha256= and 64 lower-case hex digits")
+    given = signature.removeprefix("sha256=").encode()
+    expected = [sign(secret, timestamp, body).removeprefix("sha256=").encode() for secret in secrets]
+    if not any([hmac.compare_digest(given, each) for each in expected]):
+        raise InvalidSignature("wrong signature: use the same webhook_secret here (WEBHOOK_SECRET) and at the provider")
+    if tolerance and abs(now - int(timestamp)) > tolerance:
+        raise StaleSignature(f"stale: X-Webhook-Timestamp is more than {tolerance} s from this server's clock")
+
+
+def is_local(environ: Mapping[str, str]) -> bool:
+    """Whether a request (its WSGI environ) comes from this machine itself and through no proxy or tunnel."""
+    forwarded = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP")
+    host = environ.get("HTTP_HOST", "")
+    return (
+        re.fullmatch(r"127(\.\d{1,3}){3}|::1", environ.get("REMOTE_ADDR", "")) is not None
+        and re.fullmatch(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", host, re.ASCII) is not None
+        and not any(name in environ for name in forwarded)
+    )

@@ -1,0 +1,169 @@
+"""The store: what is kept of calls, and what is still to be done. One contract, an engine a module.
+
+Times are Unix seconds. A handler's *row* exists while that handler has not done its work on an update: *pending* while
+the row has a due time, *failed* once it has none. Every verb raises StoreError when the engine cannot do it.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flask import current_app
+
+from schemas.status_update import StatusUpdate
+
+
+class StoreError(Exception):
+    """The store cannot keep or find anything now; the text names the file or server and the cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one handler has still to do on one update.
+
+    `due`: when it is next tried, None once it has failed. `attempts`: how often it was, `first_tried`: when first.
+    """
+
+    handler: str
+    due: float | None
+    attempts: int = 0
+    first_tried: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One kept update. `message`: JSON that `schemas.status_update.load` takes; `kept_at`: when this store got it."""
+
+    call_id: str
+    status: str
+    received_at: float
+    kept_at: float
+    message: str
+    rows: tuple[Row, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallState:
+    """What is known of one call. `started_at` and `ended_at` are the provider's times; those `received` are ours."""
+
+    id: str
+    status: str
+    type: str | None
+    line: str | None
+    line_name: str | None
+    customer: str | None
+    received_at: float
+    started_at: float | None
+    start_received_at: float | None
+    ended_at: float | None
+    end_received_at: float | None
+    error: str | None
+    end_reason: str | None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the call lasted; None while it is not over, or where its times contradict each other."""
+        if self.started_at is None or self.ended_at is None or self.ended_at < self.started_at:
+            return None
+        return self.ended_at - self.started_at
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The calls first heard of in the hour from `hour` that have one status and error; `timed` of them lasted `seconds`
+    together. `latest` is when the latest of their updates was received."""
+
+    hour: int
+    status: str
+    error: str | None
+    calls: int
+    timed: int
+    seconds: float
+    latest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How many rows a handler has pending and failed; `oldest` is when the oldest pending one's update was received."""
+
+    handler: str
+    pending: int
+    failed: int
+    oldest: float | None
+    error: str | None
+
+
+class Store(Protocol):
+    name: str
+    durability: str  # what an acknowledged update survives, in a few words
+
+    def record(
+        self,
+        update: StatusUpdate,
+        pending: Iterable[str],
+        due: float,
+        *,
+        now: float,
+        leased: bool = True,
+        failed: Iterable[str] = (),
+    ) -> bool:
+        """Atomically keep `update` with a row for each handler; False, and nothing done, where its
+        (call.id, call.status) is kept already. A `leased` row is being worked on until `due`."""
+
+    def settle(self, update: StatusUpdate, lease: float, done: Iterable[str], failures: Iterable[Row]) -> None:
+        """Atomically remove the rows of `done`, and write each of `failures` whose due time still is `lease`."""
+
+    def take(self, handler: str, now: float, lease: float) -> tuple[Kept, Row] | None:
+        """Atomically take the row of `handler` that has been due longest at `now`, and lease it until `lease`."""
+
+    def hurry(self, now: float, *, failed: bool = False, call_id: str | None = None, handler: str | None = None) -> int:
+        """Atomically make due at `now` what is pending and not leased, and with `failed` also what has failed, as if
+        never tried: of one call or handler where given. Returns how many rows that is."""
+
+    def track(self, update: StatusUpdate) -> None:
+        """Bring the call up to date, atomically. Idempotent, and the same in whatever order updates come: an
+        `in-progress` starts the call, the final status received first ends it for good, other statuses do neither."""
+
+    def active(self) -> list[CallState]:
+        """The calls that have started and not ended, newest start received first."""
+
+    def recent(self, limit: int, search: str = "") -> list[CallState]:
+        """The calls heard of last, newest first; with `search`, those with that id or customer's number."""
+
+    def call(self, call_id: str) -> tuple[CallState | None, list[Kept]]:
+        """One call, and its updates in the order they were kept, with their rows."""
+
+    def figures(self, since: float) -> list[Figures]:
+        """What happened by hour, status and error, from the hour that `since` is in."""
+
+    def updates(self, since: float = 0) -> Iterator[Kept]:
+        """Every update kept at `since` or later, in that order, read in pages: nothing is held up meanwhile."""
+
+    def backlog(self) -> list[Backlog]:
+        """What is pending and failed, by handler."""
+
+    def check(self) -> float | None:
+        """When the last update was received. Raises StoreError if an update could not be kept now."""
+
+    def forget(self, number: str) -> dict[str, int]:
+        """Atomically remove every call of the customer with this number, and every call whose id contains it, with
+        updates and rows. Returns how many `calls`, `updates` and `rows`."""
+
+    def prune(self, before: float, limit: int) -> int:
+        """Atomically remove at most `limit` updates received before `before` that have nothing pending, and calls left
+        without any. Returns how many updates and calls; 0 when nothing is left to prune."""
+
+    def close(self) -> None:
+        """Let go of every connection and file; the next verb opens them again."""
+
+
+def create(config: dict[str, Any]) -> Store:
+    """The store that the settings name. Opens nothing yet."""
+    from stores.sqlite import SQLiteStore
+
+    return SQLiteStore(config["SQLITE_PATH"])
+
+
+def get_store() -> Store:
+    return current_app.extensions["store"]

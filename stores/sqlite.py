@@ -1,0 +1,209 @@
+"""The store in one SQLite file: WAL and synchronous=FULL, so that what is acknowledged survives a loss of power."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+
+from schemas.status_update import IN_PROGRESS, StatusUpdate, dump
+from stores import Backlog, CallState, Figures, Kept, Row
+from stores.sqlite_file import SQLiteFile
+
+PAGE = 500
+
+_CALL = (
+    "id, status, type, line, line_name, customer, received_at,"
+    " started_at, start_received_at, ended_at, end_received_at, error, end_reason"
+)
+_INSERT_CALL = f"INSERT INTO calls ({_CALL}) VALUES ({', '.join('?' * 13)}) ON CONFLICT DO UPDATE SET"
+START_CALL = f"""{_INSERT_CALL} status = iif(end_received_at IS NULL, excluded.status, status),
+  received_at = min(received_at, excluded.received_at),
+  started_at = excluded.started_at, start_received_at = excluded.start_received_at WHERE start_received_at IS NULL"""
+END_CALL = f"""{_INSERT_CALL} status = excluded.status, received_at = min(received_at, excluded.received_at),
+  ended_at = excluded.ended_at, end_received_at = excluded.end_received_at, error = excluded.error,
+  end_reason = excluded.end_reason WHERE end_received_at IS NULL OR end_received_at > excluded.end_received_at"""
+MENTION_CALL = f"{_INSERT_CALL} received_at = excluded.received_at WHERE received_at > excluded.received_at"
+
+_ROW = "handler, due, attempts, first_tried, error"
+
+
+class SQLiteStore(SQLiteFile):
+    """The contract is in `stores.Store`."""
+
+    name = "sqlite"
+
+    def record(
+        self,
+        update: StatusUpdate,
+        pending: Iterable[str],
+        due: float,
+        *,
+        now: float,
+        leased: bool = True,
+        failed: Iterable[str] = (),
+    ) -> bool:
+        key = (update.call.id, update.call.status)
+        received_at = update.received_at.timestamp()
+        rows = [(*key, name, due, leased, received_at) for name in pending]
+        rows += [(*key, name, None, False, received_at) for name in failed]
+        with self.write() as db:
+            added = db.execute(
+                "INSERT INTO updates (call_id, status, received_at, kept_at, message) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT DO NOTHING",
+                (*key, received_at, now, json.dumps(dump(update))),
+            ).rowcount
+            if added:
+                db.executemany(
+                    "INSERT INTO rows (call_id, status, handler, due, leased, received_at) VALUES (?, ?, ?, ?, ?, ?)",
+                    rows,
+                )
+        return bool(added)
+
+    def settle(self, update: StatusUpdate, lease: float, done: Iterable[str], failures: Iterable[Row]) -> None:
+        key = (update.call.id, update.call.status)
+        with self.write() as db:
+            db.executemany(
+                "DELETE FROM rows WHERE (call_id, status, handler) = (?, ?, ?)", [(*key, name) for name in done]
+            )
+            db.executemany(
+                "UPDATE rows SET due = ?, leased = 0, attempts = ?, first_tried = ?, error = ?"
+                " WHERE (call_id, status, handler, due) = (?, ?, ?, ?)",
+                [(r.due, r.attempts, r.first_tried, r.error, *key, r.handler, lease) for r in failures],
+            )
+
+    def take(self, handler: str, now: float, lease: float) -> tuple[Kept, Row] | None:
+        with self.write() as db:
+            row = db.execute(
+                "UPDATE rows SET due = ?, leased = 1 WHERE (call_id, status, handler) ="
+                " (SELECT call_id, status, handler FROM rows WHERE handler = ? AND due <= ? ORDER BY due LIMIT 1)"
+                f" RETURNING call_id, status, {_ROW}",
+                (lease, handler, now),
+            ).fetchone()
+            if row is None:
+                return None
+            call_id, status, *rest = row
+            update = db.execute(
+                "SELECT call_id, status, received_at, kept_at, message FROM updates WHERE call_id = ? AND status = ?",
+                (call_id, status),
+            ).fetchone()
+        return Kept(*update), Row(*rest)
+
+    def hurry(self, now: float, *, failed: bool = False, call_id: str | None = None, handler: str | None = None) -> int:
+        due = "(due IS NULL OR NOT leased)" if failed else "due IS NOT NULL AND NOT leased"
+        with self.write() as db:
+            return db.execute(
+                "UPDATE rows SET attempts = iif(due IS NULL, 0, attempts),"
+                " first_tried = iif(due IS NULL, NULL, first_tried), due = ?1"
+                f" WHERE {due} AND call_id = coalesce(?2, call_id) AND handler = coalesce(?3, handler)",
+                (now, call_id, handler),
+            ).rowcount
+
+    def track(self, update: StatusUpdate) -> None:
+        call, line = update.call, update.phone_number
+        times = update.timestamp.timestamp(), update.received_at.timestamp()
+        started, ended, why = (None, None), (None, None), (None, None)
+        statement = MENTION_CALL
+        if call.status == IN_PROGRESS:
+            statement, started = START_CALL, times
+        elif update.is_final:
+            statement, ended, why = END_CALL, times, (update.error, update.end_reason)
+        known = (call.id, call.status, call.type, line.number, line.name, update.customer.number, times[1])
+        with self.write() as db:
+            db.execute(statement, known + started + ended + why)
+
+    def active(self) -> list[CallState]:
+        return self._calls("start_received_at IS NOT NULL AND end_received_at IS NULL ORDER BY start_received_at DESC")
+
+    def recent(self, limit: int, search: str = "") -> list[CallState]:
+        if not search:
+            return self._calls("1 ORDER BY received_at DESC LIMIT ?", limit)
+        return self._calls("id = ? OR customer = ? ORDER BY received_at DESC LIMIT ?", search, search, limit)
+
+    def call(self, call_id: str) -> tuple[CallState | None, list[Kept]]:
+        calls = self._calls("id = ?", call_id)
+        with self.read() as db:
+            return calls[0] if calls else None, [*self._kept(db, "call_id = ?", call_id).values()]
+
+    def figures(self, since: float) -> list[Figures]:
+        with self.read() as db:
+            found = db.execute("SELECT * FROM figures WHERE hour >= ? AND calls > 0", (since - since % 3600,))
+            return [Figures(*row) for row in found]
+
+    def updates(self, since: float = 0) -> Iterator[Kept]:
+        last = (since, -1)
+        while True:
+            with self.read() as db:
+                page = self._kept(db, "(kept_at, id) > (?, ?) ORDER BY kept_at, id LIMIT ?", *last, PAGE)
+            yield from page.values()
+            if len(page) < PAGE:
+                return
+            id, kept = page.popitem()
+            last = (kept.kept_at, id)
+
+    def backlog(self) -> list[Backlog]:
+        with self.read() as db:
+            found = db.execute(
+                "SELECT handler, count(due), count(*) - count(due), min(iif(due IS NULL, NULL, received_at)),"
+                " (SELECT error FROM rows AS r WHERE r.handler = rows.handler AND error NOT NULL ORDER BY due DESC)"
+                " FROM rows GROUP BY handler"
+            )
+            return [Backlog(*row) for row in found]
+
+    def check(self) -> float | None:
+        with self.write() as db:
+            db.execute("PRAGMA user_version = 1")  # writes a page, as an update would
+            return db.execute("SELECT max(received_at) FROM updates").fetchone()[0]
+
+    def forget(self, number: str) -> dict[str, int]:
+        # An id contains the number unless it only contains a longer one.
+        ids = (
+            "SELECT id FROM calls WHERE customer = ?1 OR id GLOB ?2 OR id GLOB ?3 UNION SELECT call_id FROM updates"
+            " WHERE message ->> '$.message.customer.number' = ?1 OR call_id GLOB ?2 OR call_id GLOB ?3"
+        )
+        with self.write() as db:
+            found = db.execute(ids, (number, f"*{number}", f"*{number}[^0-9]*")).fetchall()
+
+            def delete(table: str, column: str) -> int:
+                return db.executemany(f"DELETE FROM {table} WHERE {column} = ?", found).rowcount if found else 0
+
+            return {
+                "calls": delete("calls", "id"),
+                "updates": delete("updates", "call_id"),
+                "rows": delete("rows", "call_id"),
+            }
+
+    def prune(self, before: float, limit: int) -> int:
+        with self.write() as db:
+            keys = db.execute(
+                "DELETE FROM updates WHERE id IN (SELECT id FROM updates AS u WHERE received_at < ? AND NOT EXISTS"
+                " (SELECT * FROM rows WHERE (call_id, status) = (u.call_id, u.status) AND due NOT NULL)"
+                " ORDER BY received_at LIMIT ?) RETURNING call_id, status",
+                (before, limit),
+            ).fetchall()
+            db.executemany("DELETE FROM rows WHERE (call_id, status) = (?, ?)", keys)
+            calls = db.execute(
+                "DELETE FROM calls WHERE id IN (SELECT id FROM calls AS c WHERE received_at < ? AND NOT EXISTS"
+                " (SELECT * FROM updates WHERE call_id = c.id) ORDER BY received_at LIMIT ?)",
+                (before, limit),
+            ).rowcount
+            db.execute("DELETE FROM figures WHERE calls = 0")
+        return len(keys) + calls
+
+    def _calls(self, where: str, *values: str | int) -> list[CallState]:
+        with self.read() as db:
+            return [CallState(*row) for row in db.execute(f"SELECT {_CALL} FROM calls WHERE {where}", values)]
+
+    @staticmethod
+    def _kept(db: sqlite3.Connection, where: str, *values: str | float) -> dict[int, Kept]:
+        """The updates that `where` tells, by their ids, in the order they were kept."""
+        found = db.execute(
+            f"SELECT u.id, u.call_id, u.status, u.received_at, u.kept_at, u.message, {_ROW}"
+            f" FROM (SELECT * FROM updates WHERE {where}) AS u LEFT JOIN rows USING (call_id, status)"
+            " ORDER BY u.kept_at, u.id",
+            values,
+        )
+        updates: dict[tuple, list[Row]] = {}
+        for record in found:
+            rows = updates.setdefault(record[:6], [])
+            if record[6]:
+                rows.append(Row(*record[6:]))
+        return {id: Kept(*update, tuple(rows)) for (id, *update), rows in updates.items()}

@@ -1,0 +1,252 @@
+import json
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import requests
+
+import config
+from schemas.status_update import load
+from signature import sign
+from stores.sqlite import SQLiteStore
+
+ROOT = Path(__file__).parent.parent
+SECRET = "whsec_test_secret_12345"
+URL = "/webhooks/status-update"
+NOW = 1_800_001_800.0
+
+for name in (*config.SETTINGS, "FLASK_APP", "WEB_CONCURRENCY", "PORT"):
+    os.environ.pop(name, None)
+os.environ["SQLITE_PATH"] = os.devnull  # no test uses the real file
+
+from app import create_app  # noqa: E402
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Where CI is set nothing may be missing, so there a skipped test is a failure."""
+    if os.environ.get("CI") == "true" and terminalreporter.stats.get("skipped"):
+        terminalreporter.section("skipped tests are failures where CI=true")
+        terminalreporter._session.exitstatus = 1
+
+
+class Clock:
+    """Seconds that pass only when a test says so."""
+
+    def __init__(self):
+        self.now = NOW
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def settings(tmp_path, clock):
+    """What goes over the settings; a test changes it before it uses `app`."""
+    return {"TESTING": True, "SQLITE_PATH": str(tmp_path / "calls.db"), "CLOCK": clock}
+
+
+@pytest.fixture
+def app(settings):
+    app = create_app(settings)
+    yield app
+    app.extensions["store"].close()
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client()
+
+
+@pytest.fixture
+def runner(app):
+    return app.test_cli_runner()
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = SQLiteStore(str(tmp_path / "calls.db"))
+    yield store
+    store.close()
+
+
+def payload(name):
+    return json.loads((ROOT / "tests/payloads" / f"{name}.json").read_text())
+
+
+def message(status="in-progress", call_id="call-1", timestamp="2025-12-13T12:00:00Z", **fields):
+    """A status update as the provider sends it, decoded."""
+    document = payload("in_progress")
+    document["message"] |= {"timestamp": timestamp, **fields}
+    document["message"]["call"] |= {"id": call_id, "status": status}
+    return document
+
+
+def update(status="in-progress", call_id="call-1", received_at=NOW, **fields):
+    return load(message(status, call_id, **fields), datetime.fromtimestamp(received_at, UTC))
+
+
+def signed(body, secret=SECRET, timestamp=int(NOW)):
+    return {"X-Webhook-Timestamp": str(timestamp), "X-Webhook-Signature": sign(secret, timestamp, body)}
+
+
+def wait_until(condition, seconds=20):
+    """Poll for something another process does; the value that came true."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+    return value
+
+
+class Service:
+    """An HTTP server on loopback that plays a CRM or Slack. It keeps what it is sent, and answers from `answers`, then
+    `default`: (status, headers, body), or a function that is given the request's handler."""
+
+    def __init__(self):
+        self.requests, self.answers, self.default = [], [], (200, {}, b"ok")
+        self.lock = threading.Lock()
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                with service.lock:
+                    service.requests.append((self.path, dict(self.headers), body))
+                    answer = service.answers.pop(0) if service.answers else service.default
+                if callable(answer):
+                    answer(self)
+                    return
+                status, headers, text = answer
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(text)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(text)
+
+            do_GET = do_POST
+
+            def log_message(self, *args):
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request, client_address):
+                pass  # a client that went away
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    @property
+    def bodies(self):
+        return [json.loads(body) for _, _, body in self.requests]
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def service():
+    service = Service()
+    yield service
+    service.close()
+
+
+def free_port():
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Receiver:
+    """The receiver as a process of its own, on a real port."""
+
+    def __init__(self, *command, path, **environment):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = path / f"receiver-{self.port}.log"
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PORT": str(self.port),
+            "SQLITE_PATH": str(path / "calls.db"),
+            "PYTHONUNBUFFERED": "1",
+            **environment,
+        }
+        command = [part.replace("PORT", str(self.port)) for part in command]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *command], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
+        self.environment = environment
+
+    def ready(self):
+        def answers():
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                return requests.get(f"{self.url}/healthz", timeout=5).ok
+            except requests.ConnectionError:
+                return False
+
+        wait_until(answers)
+        return self
+
+    def post(self, document, **kwargs):
+        return requests.post(self.url + URL, json=document, timeout=30, **kwargs)
+
+    def health(self):
+        return requests.get(f"{self.url}/healthz", timeout=10).json()
+
+    def flask(self, *arguments, **kwargs):
+        """Run a flask command with the same settings; its finished process."""
+        command = [sys.executable, "-m", "flask", *arguments]
+        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, **kwargs)
+
+    def exported(self):
+        return [json.loads(line) for line in self.flask("export", check=True).stdout.splitlines()]
+
+    def lines(self):
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def stop(self):
+        """SIGTERM; the exit code."""
+        self.process.terminate()
+        return self.process.wait(30)
+
+
+@pytest.fixture
+def receiver(tmp_path):
+    """Start the receiver under gunicorn: receiver(WEB_CONCURRENCY="2", ...)."""
+    started = []
+
+    def start(*command, **environment):
+        command = command or ("gunicorn", "--bind", "127.0.0.1:PORT", "app:app")
+        started.append(Receiver(*command, path=tmp_path, **environment))
+        return started[-1].ready()
+
+    yield start
+    for each in started:
+        if each.process.poll() is None:
+            each.stop()
+
+
+def query(path, sql, *values):
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(sql, values).fetchall()

@@ -1,0 +1,142 @@
+import json
+
+import pytest
+import requests
+
+from commands import made_up_calls, webhook_url
+from stores import Row, get_store
+from tests.conftest import NOW, SECRET, update
+
+
+def record(app, call_id="call-1", failures=(), now=NOW):
+    with app.app_context():
+        one = update(call_id=call_id)
+        get_store().record(one, ["update_crm"], NOW + 60, now=now)
+        get_store().settle(one, NOW + 60, [] if failures else ["update_crm"], failures)
+
+
+def test_check_tells_what_is_on_and_how_durable_the_store_is(app, runner):
+    app.config |= {"WEBHOOK_SECRET": ("hush",), "DASHBOARD_PASSWORD": "hush"}
+    result = runner.invoke(args=["check"])
+    assert result.exit_code == 0
+    assert "on:    WEBHOOK_SECRET, DASHBOARD_PASSWORD\n" in result.output
+    assert "survives a loss of power" in result.output
+    assert "hush" not in result.output
+
+
+def test_check_fails_where_the_store_does(runner, tmp_path):
+    (tmp_path / "calls.db").mkdir()
+    result = runner.invoke(args=["check"])
+    assert result.exit_code == 1
+    assert "calls.db" in result.output
+
+
+def test_export_prints_a_line_for_every_kept_update(app, runner):
+    record(app, "a")
+    record(app, "b", [Row("update_crm", NOW + 30, 1, NOW, "answered 500")])
+    record(app, "c", [Row("update_crm", None, 1, NOW, "answered 404")], now=NOW + 0.5)
+    lines = [json.loads(line) for line in runner.invoke(args=["export"]).stdout.splitlines()]
+    assert [(line["call_id"], line["pending"], line["failed"]) for line in lines] == [
+        ("a", [], []),
+        ("b", ["update_crm"], []),
+        ("c", [], ["update_crm"]),
+    ]
+    assert lines[2] | {"message": None} == {
+        "call_id": "c",
+        "status": "in-progress",
+        "timestamp": "2025-12-13T12:00:00.000Z",
+        "received_at": "2027-01-15T08:30:00.000Z",
+        "kept_at": "2027-01-15T08:30:00.500Z",
+        "pending": [],
+        "failed": ["update_crm"],
+        "message": None,
+    }
+    assert lines[0]["message"]["call"]["id"] == "a"
+
+
+@pytest.mark.parametrize("since", ["2027-01-15T08:30:00.500", "2027-01-15T09:30:00.500+01:00"])
+def test_export_can_start_at_a_time(app, runner, since):
+    record(app, "a")
+    record(app, "b", now=NOW + 0.5)
+    lines = runner.invoke(args=["export", "--since", since]).stdout.splitlines()
+    assert [json.loads(line)["call_id"] for line in lines] == ["b"]
+
+
+def test_export_refuses_what_is_no_time(runner):
+    result = runner.invoke(args=["export", "--since", "yesterday"])
+    assert result.exit_code == 2
+    assert "2025-12-13" in result.output
+
+
+def test_retry_does_what_is_pending_now(app, runner, service):
+    app.config["CRM_WEBHOOK_URL"] = service.url
+    record(app, "a", [Row("update_crm", NOW + 3600, 1, NOW, "answered 500")])
+    record(app, "b", [Row("update_crm", None, 1, NOW, "answered 404")])
+    assert runner.invoke(args=["retry"]).stdout == "1 done, 0 tried and not done\n"
+    assert runner.invoke(args=["retry"]).stdout == "0 done, 0 tried and not done\n"
+    assert runner.invoke(args=["retry", "--failed"]).stdout == "1 done, 0 tried and not done\n"
+    assert [body["call_id"] for body in service.bodies] == ["a", "b"]
+
+
+def test_retry_tries_once_what_still_fails(app, runner, service):
+    app.config["CRM_WEBHOOK_URL"] = service.url
+    service.default = (500, {}, b"")
+    record(app, "a", [Row("update_crm", NOW + 3600, 1, NOW, "answered 500")])
+    assert runner.invoke(args=["retry"]).stdout == "0 done, 1 tried and not done\n"
+    assert len(service.requests) == 1
+
+
+def test_a_store_that_fails_is_told_in_one_line(runner, tmp_path):
+    (tmp_path / "calls.db").write_text("not a database, but long enough to be taken for one" * 100)
+    result = runner.invoke(args=["export"])
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("Error: ") and "calls.db" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "webhook"),
+    [
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000/webhooks/status-update"),
+        ("https://x.example.com/", "https://x.example.com/webhooks/status-update"),
+        ("https://x.example.com/behind/a/proxy", "https://x.example.com/behind/a/proxy"),
+    ],
+)
+def test_a_url_without_a_path_means_its_webhook(url, webhook):
+    assert webhook_url(url) == webhook
+
+
+def test_made_up_calls_are_such_as_the_provider_sends():
+    script = list(made_up_calls(300, 10, 0.5))
+    messages = [message for _, message in script]
+    calls = {}
+    for message in messages:
+        calls.setdefault(message["call"]["id"], []).append(message)
+    assert len(calls) == 300
+    assert {message["call"]["type"] for message in messages} == {
+        "inbound_phone_call",
+        "outbound_phone_call",
+        "web_call",
+    }
+    assert all(message["customer"]["number"] is None for message in messages if message["call"]["type"] == "web_call")
+    assert {message["call"]["status"] for message in messages} == {"in-progress", "ended", "ended-with-error"}
+    assert len(messages) > 600  # some are sent twice
+    assert all("error" in message for message in messages if message["call"]["status"] == "ended-with-error")
+
+
+def test_simulate_posts_signed_calls_and_counts_the_answers(receiver):
+    server = receiver(WEBHOOK_SECRET=SECRET)
+    done = server.flask("simulate", "--url", server.url, "--calls", "3", "--rate", "1000", "--errors", "1")
+    assert done.returncode == 0, done.stderr
+    assert "answered 200" in done.stdout and "slowest" in done.stdout
+    assert {line["status"] for line in server.exported()} == {"in-progress", "ended-with-error"}
+    assert requests.get(f"{server.url}/calls.json", timeout=5).json()["active"] == []
+    server.environment["WEBHOOK_SECRET"] = "wrong"
+    done = server.flask("simulate", "--url", server.url, "--calls", "1", "--rate", "1000")
+    assert done.returncode == 1
+    assert "answered 401" in done.stdout
+
+
+def test_simulate_asks_before_it_posts_elsewhere(runner):
+    result = runner.invoke(args=["simulate", "--url", "https://calls.invalid"], input="n\n")
+    assert result.exit_code == 1
+    assert "https://calls.invalid/webhooks/status-update?" in result.output

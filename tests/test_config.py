@@ -1,0 +1,140 @@
+"""Settings, and the format of the log."""
+
+import json
+import logging
+import sys
+
+import pytest
+
+import config
+from config import JsonLines, Readable, load, mask, on_and_off, warnings
+from tests.conftest import message
+
+
+def test_without_any_setting_everything_has_its_default():
+    loaded = load({})
+    assert {name: loaded[name] for name in config.SETTINGS} == {
+        "WEBHOOK_SECRET": (),
+        "ALLOW_UNSIGNED": False,
+        "WEBHOOK_TOLERANCE": 300,
+        "SQLITE_PATH": "instance/calls.db",
+        "CRM_WEBHOOK_URL": None,
+        "CRM_TOKEN": None,
+        "SLACK_WEBHOOK_URL": None,
+        "DASHBOARD_PASSWORD": None,
+        "RETENTION_DAYS": 30,
+    }
+
+
+def test_blanks_are_stripped_and_empty_is_unset():
+    loaded = load({name: "  " for name in config.SETTINGS} | {"CRM_TOKEN": " token\n"})
+    assert loaded["CRM_TOKEN"] == "token"
+    assert loaded["RETENTION_DAYS"] == 30
+
+
+def test_secrets_are_separated_by_commas_and_stay_texts():
+    assert load({"WEBHOOK_SECRET": "12345, b,,"})["WEBHOOK_SECRET"] == ("12345", "b")
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("1", True), ("Yes", True), ("off", False), ("0", False)])
+def test_a_flag_is_true_or_false(text, value):
+    assert load({"ALLOW_UNSIGNED": text})["ALLOW_UNSIGNED"] is value
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ALLOW_UNSIGNED", "maybe"),
+        ("WEBHOOK_TOLERANCE", "-1"),
+        ("WEBHOOK_TOLERANCE", "5 minutes"),
+        ("WEBHOOK_TOLERANCE", "\uff15"),
+        ("RETENTION_DAYS", "1"),
+        ("RETENTION_DAYS", "9999999999"),
+        ("CRM_WEBHOOK_URL", "crm.example.com/hook"),
+        ("CRM_WEBHOOK_URL", "ftp://crm.example.com"),
+        ("CRM_WEBHOOK_URL", "https://"),
+        ("CRM_WEBHOOK_URL", "https://[bad"),
+        ("CRM_WEBHOOK_URL", "https://crm.example.com:99999/"),
+        ("SLACK_WEBHOOK_URL", "https://hooks.slack.com/a b"),
+        ("CRM_TOKEN", "two words"),
+        ("CRM_TOKEN", "t\u00f6ken"),
+    ],
+)
+def test_nonsense_is_refused_in_one_line_that_names_the_setting(name, text):
+    with pytest.raises(SystemExit) as caught:
+        load({name: text})
+    assert str(caught.value).startswith(f"{name} must be ")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_on_and_off_is_told_without_any_value():
+    on, off = on_and_off(load({"WEBHOOK_SECRET": "hush", "SQLITE_PATH": "x"}))
+    assert on == ["WEBHOOK_SECRET"]
+    assert "CRM_WEBHOOK_URL" in off and "SQLITE_PATH" not in off
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({}, ["set WEBHOOK_SECRET", "set DASHBOARD_PASSWORD"]),
+        ({"ALLOW_UNSIGNED": "true", "DASHBOARD_PASSWORD": "x"}, ["Anyone can post"]),
+        ({"WEBHOOK_SECRET": "x", "DASHBOARD_PASSWORD": "x", "DYNO": "web.1"}, ["does not survive a restart"]),
+        ({"WEBHOOK_SECRET": "x", "DASHBOARD_PASSWORD": "x", "FLY_APP_NAME": "x", "SQLITE_PATH": "/data/calls.db"}, []),
+    ],
+)
+def test_it_warns_of_what_a_deployment_should_not_stay_without(environ, words):
+    found = warnings(load(environ))
+    assert len(found) == len(words)
+    for sentence, word in zip(found, words, strict=True):
+        assert word in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("+31612345678", "+316***78"),
+        ("call-_+31612345678_abc", "call-_+316***78_abc"),
+        ("/calls/call-_%2B31612345678_abc", "/calls/call-_%2B316***78_abc"),
+        ("+123456", "+123***56"),
+        ("+12345", "+12345"),
+        ("31612345678", "31612345678"),
+    ],
+)
+def test_phone_numbers_are_masked(text, masked):
+    assert mask(text) == masked
+
+
+def record(event="update", exc_info=None, **extra):
+    made = logging.LogRecord("x", logging.WARNING, "x.py", 1, event, (), exc_info)
+    made.__dict__.update(extra)
+    return made
+
+
+def test_a_line_of_the_log_is_one_json_object():
+    line = JsonLines().format(record(call_id="call-_+31612345678", status="ended", fields={"customer": "+31612345678"}))
+    assert json.loads(line).keys() == {"time", "level", "event", "call_id", "status", "customer"}
+    assert "\n" not in line
+    assert "12345" not in line
+
+
+def test_a_traceback_is_part_of_the_line_and_masked():
+    try:
+        raise ValueError("+31612345678")
+    except ValueError:
+        line = JsonLines().format(record("handler failed", sys.exc_info()))
+    assert "\n" not in line
+    assert "ValueError: +316***78" in json.loads(line)["traceback"]
+
+
+@pytest.mark.parametrize("formatter", [JsonLines(), Readable()])
+def test_a_message_for_import_is_json_and_unmasked_and_nothing_else_is(formatter):
+    original = message("ended", "call-_+31612345678")["message"]
+    line = formatter.format(record("not kept", update=original, fields={"error": "+31612345678"}))
+    assert json.loads(line)["message"] == original
+    assert json.loads(line)["error"] == "+316***78"
+
+
+def test_on_a_terminal_lines_are_readable_and_no_callers_text_can_forge_one():
+    line = Readable().format(record("update", call_id="call-1", error="x\n\x1b[2J00:00:00 ERROR", status=None))
+    assert line.split()[1:4] == ["WARNING", "update", "call_id=call-1"]
+    assert "\n" not in line and "\x1b" not in line

@@ -1,0 +1,67 @@
+"""Whatever is sent, the answer is one of the table's, and the next good update is taken."""
+
+import json
+
+import pytest
+
+pytest.importorskip("hypothesis", reason="hypothesis is in requirements-dev.txt")
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import SECRET, URL, message, signed
+
+ANSWERS = {200, 400, 401, 413, 422}
+once = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+text = st.text(st.characters(exclude_categories=()), max_size=30)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | text,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
+    max_leaves=20,
+)
+header = st.text(st.characters(max_codepoint=255, exclude_categories=("Cc",)), max_size=80)
+
+
+def check(client, body, headers=None):
+    answer = client.post(URL, data=body, headers=headers)
+    assert answer.status_code in ANSWERS
+    assert answer.data == b"OK" or isinstance(answer.json, dict)
+    assert client.post(URL, json=message("ended")).data == b"OK"
+
+
+@once
+@given(body=st.binary(max_size=300) | values.map(json.dumps).map(str.encode))
+def test_any_body(client, body):
+    check(client, body)
+
+
+@once
+@given(
+    changes=st.dictionaries(
+        st.sampled_from(["type", "timestamp", "call", "phone_number", "customer", "error", "end_reason", "assistant"]),
+        values | st.datetimes().map(str) | st.fixed_dictionaries({"id": values, "status": values, "metadata": values}),
+    )
+)
+def test_any_fields(client, changes):
+    document = message()
+    document["message"] |= changes
+    check(client, json.dumps(document))
+
+
+@once
+@given(call_id=text, status=text, kind=st.none() | text)
+def test_any_call(client, call_id, status, kind):
+    document = message(status, call_id)
+    document["message"]["call"]["type"] = kind
+    check(client, json.dumps(document))
+
+
+@once
+@given(timestamp=header, signature=header)
+def test_any_signature(app, client, timestamp, signature):
+    app.config["WEBHOOK_SECRET"] = (SECRET,)
+    body = json.dumps(message()).encode()
+    headers = {"X-Webhook-Timestamp": timestamp, "X-Webhook-Signature": signature}
+    assert client.post(URL, data=body, headers=headers).status_code == 401
+    assert client.post(URL, data=body, headers=signed(body)).data == b"OK"

@@ -1,0 +1,166 @@
+import json
+import logging
+from datetime import UTC, datetime
+
+import pytest
+from marshmallow import ValidationError
+
+from schemas import strict_json
+from schemas.status_update import Call, Customer, PhoneNumber, dump, field_errors, load
+from tests.conftest import message, payload, update
+
+RECEIVED = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_it_loads_what_the_provider_sends():
+    loaded = load(payload("ended_with_error"), RECEIVED)
+    assert loaded.call == Call("5c4d030f-43e3-4e65-899e-8148521e660f", "ended-with-error", "inbound_phone_call")
+    assert loaded.phone_number == PhoneNumber("+31850835037", "HMS Sovereign Demo")
+    assert loaded.customer == Customer("+31612345678")
+    assert loaded.timestamp == datetime(2025, 12, 13, 12, 5, tzinfo=UTC)
+    assert loaded.error == "STT connection failed"
+    assert loaded.received_at == RECEIVED
+
+
+def test_a_web_call_has_no_numbers():
+    loaded = load(payload("web_call_in_progress"), RECEIVED)
+    assert (loaded.phone_number, loaded.customer) == (PhoneNumber(), Customer())
+
+
+def test_of_the_assistant_only_metadata_is_kept():
+    loaded = load(payload("ended_with_assistant"), RECEIVED)
+    assert loaded.metadata == {"crm_contact_id": "90127", "campaign": "autumn"}
+    assert "must" not in json.dumps(dump(loaded))
+
+
+def test_unknown_fields_are_no_error_at_any_level():
+    document = message(new=1)
+    document["new"] = 1
+    for part in ("call", "phone_number", "customer"):
+        document["message"][part]["new"] = {"deep": 1}
+    document["message"]["assistant"] = {"new": 1}
+    assert load(document, RECEIVED) == load(message(), RECEIVED)
+
+
+def test_optional_fields_can_be_null_or_missing():
+    document = message(error=None, end_reason=None, assistant=None, phone_number=None)
+    del document["message"]["customer"]
+    loaded = load(document, RECEIVED)
+    assert (loaded.phone_number, loaded.customer, loaded.metadata) == (PhoneNumber(), Customer(), None)
+
+
+@pytest.mark.parametrize("name", ["in_progress", "ended_with_error", "ended_with_assistant", "web_call_in_progress"])
+def test_what_is_dumped_loads_again(name):
+    loaded = load(payload(name), RECEIVED)
+    assert load(json.loads(json.dumps(dump(loaded))), RECEIVED) == loaded
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2025-12-13T12:00:00.123Z", datetime(2025, 12, 13, 12, 0, 0, 123000, UTC)),
+        ("2025-12-13T14:00:00+02:00", datetime(2025, 12, 13, 12, tzinfo=UTC)),
+        ("2025-12-13T12:00:00", datetime(2025, 12, 13, 12, tzinfo=UTC)),
+    ],
+)
+def test_a_timestamp_is_in_utc_whatever_its_zone(text, expected):
+    assert update(timestamp=text).timestamp == expected
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "2025-12-13",
+        1765627200,
+        1.5,
+        None,
+        "",
+        "yesterday",
+        True,
+        [],
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31T23:59:59-01:00",
+    ],
+)
+def test_it_refuses_what_is_no_timestamp(wrong):
+    with pytest.raises(ValidationError) as caught:
+        load(message(timestamp=wrong), RECEIVED)
+    assert list(field_errors(caught.value)) == ["message.timestamp"]
+
+
+@pytest.mark.parametrize("wrong", ["", "x" * 257, "a\0b", "a\nb", "a\x7fb", "\ud800", 5, None, ["x"]])
+def test_it_refuses_an_id_that_is_no_name(wrong):
+    with pytest.raises(ValidationError) as caught:
+        load(message(call_id=wrong), RECEIVED)
+    assert list(field_errors(caught.value)) == ["message.call.id"]
+
+
+def test_an_id_may_have_256_characters_and_a_status_64():
+    assert update("s" * 64, "é" * 256).call == Call("é" * 256, "s" * 64, "inbound_phone_call")
+    with pytest.raises(ValidationError):
+        update("s" * 65)
+
+
+@pytest.mark.parametrize("wrong", [[1], None, 5, "x", {}, {"message": []}, {"message": None}])
+def test_it_refuses_what_is_no_message(wrong):
+    with pytest.raises(ValidationError) as caught:
+        load(wrong, RECEIVED)
+    assert list(field_errors(caught.value)) == ["message"]
+
+
+def test_it_names_every_wrong_field():
+    document = {"message": {"type": "x", "call": {"status": 1}, "customer": "+31", "error": {}}}
+    with pytest.raises(ValidationError) as caught:
+        load(document, RECEIVED)
+    names = ["call.id", "call.status", "customer", "error", "timestamp", "type"]
+    assert sorted(field_errors(caught.value)) == [f"message.{name}" for name in names]
+
+
+def test_lone_surrogates_in_texts_become_question_marks():
+    assert update("ended-with-error", error="a\ud800b").error == "a?b"
+
+
+def nested(levels):
+    value = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("metadata", [{"x": "y" * 16 * 1024}, {"x": nested(16)}, {"x": nested(500)}])
+def test_metadata_too_large_or_too_deep_is_dropped_with_a_warning(metadata, caplog):
+    assert update(assistant={"metadata": metadata}).metadata is None
+    assert [(record.levelno, record.call_id) for record in caplog.records] == [(logging.WARNING, "call-1")]
+
+
+def test_metadata_of_16_levels_is_kept():
+    metadata = {"x": nested(15)}
+    assert update(assistant={"metadata": metadata}).metadata == metadata
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff{}",
+        b"\xef\xbb\xbf{}",
+        "{}".encode("utf-16"),
+        b'{"a": NaN}',
+        b'{"a": -Infinity}',
+        b'{"a": 1e400}',
+        b'{"a": ' + b"9" * 5000 + b"}",
+        b"[" * 65 + b"]" * 65,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 65 + b"1" + b"}" * 65,
+    ],
+)
+def test_it_refuses_what_is_not_strict_json(body):
+    with pytest.raises(ValueError):
+        strict_json.loads(body)
+
+
+def test_it_takes_64_levels_and_the_last_of_duplicate_keys():
+    assert strict_json.loads(b"[" * 64 + b"]" * 64) == nested(64)
+    assert strict_json.loads(b"[" + b"[]," * 100 + b"[]]") == [[]] * 101
+    assert strict_json.loads(b'{"a": 1, "a": 2}') == {"a": 2}

@@ -1,0 +1,75 @@
+"""The receiver as it runs in production, and in development: real processes, real ports, real services."""
+
+import json
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from tests.conftest import ROOT, URL, message, payload, wait_until
+
+
+def test_40_copies_at_once_have_their_effects_once(receiver, service):
+    server = receiver(WEB_CONCURRENCY="2", CRM_WEBHOOK_URL=service.url, SLACK_WEBHOOK_URL=service.url)
+    with ThreadPoolExecutor(40) as pool:
+        answers = list(pool.map(lambda _: server.post(payload("ended_with_error")), range(40)))
+    assert {(answer.status_code, answer.text) for answer in answers} == {(200, "OK")}
+    assert sorted("text" in body for body in service.bodies) == [False, True]
+    [line] = server.exported()
+    assert (line["pending"], line["failed"]) == ([], [])
+    events = [line["event"] for line in server.lines()]
+    assert (events.count("update"), events.count("repeat")) == (1, 39)
+
+
+def test_the_log_is_json_and_shows_no_number(receiver):
+    server = receiver()
+    server.post(payload("ended_with_assistant"))
+    text = server.log.read_text()
+    assert [json.loads(line) for line in text.splitlines()]
+    assert "+31612345678" not in text and "+316***78" in text
+
+
+def test_a_body_in_chunks_without_a_length(receiver):
+    server = receiver()
+    body = json.dumps(message()).encode()
+    answer = requests.post(server.url + URL, data=iter([body[:9], body[9:]]), timeout=10)
+    assert answer.text == "OK"
+    too_large = requests.post(server.url + URL, data=iter([b" " * 65536] * 32), timeout=10)
+    assert too_large.status_code == 413
+
+
+def test_a_body_of_2_mib(receiver):
+    assert requests.post(receiver().url + URL, data=b" " * 2**21, timeout=10).status_code == 413
+
+
+def test_flask_run_serves_the_same(receiver):
+    server = receiver("flask", "run", "--port", "PORT")
+    assert server.post(message()).text == "OK"
+    [call] = requests.get(f"{server.url}/calls.json", timeout=5).json()["active"]
+    assert call["id"] == "call-1"
+
+
+@pytest.mark.parametrize("command", [("gunicorn", "app:app"), ("flask", "run"), ("flask", "export")])
+def test_a_nonsense_setting_ends_it_in_one_line(command, receiver):
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env={"RETENTION_DAYS": "soon", "PORT": "0"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("RETENTION_DAYS must be ")
+    assert "Traceback" not in done.stderr
+
+
+def test_sigterm_ends_it_with_exit_code_0(receiver):
+    server = receiver(WEB_CONCURRENCY="2")
+    server.post(message())
+    server.process.send_signal(signal.SIGTERM)
+    assert wait_until(lambda: server.process.poll() is not None)
+    assert server.process.returncode == 0

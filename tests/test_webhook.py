@@ -1,0 +1,235 @@
+"""What the one webhook route answers, and what it keeps."""
+
+import json
+import logging
+
+import pytest
+
+from tests.conftest import NOW, SECRET, URL, message, payload, signed
+
+
+def post(client, body, headers=None, **options):
+    if isinstance(body, dict | list):
+        body = json.dumps(body).encode()
+    return client.post(URL, data=body, headers=headers, **options)
+
+
+def kept(app):
+    return [(each.call_id, each.status) for each in app.extensions["store"].updates()]
+
+
+@pytest.mark.parametrize(
+    "name", ["in_progress", "ended", "ended_with_error", "ended_with_assistant", "web_call_in_progress"]
+)
+def test_a_status_update_is_kept_and_answered_ok(app, client, name):
+    answer = post(client, payload(name))
+    assert (answer.status_code, answer.data) == (200, b"OK")
+    call = payload(name)["message"]["call"]
+    assert kept(app) == [(call["id"], call["status"])]
+    assert app.extensions["store"].backlog() == []
+
+
+@pytest.mark.parametrize(
+    "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"]
+)
+def test_the_content_type_does_not_matter(client, content_type):
+    assert post(client, message(), content_type=content_type).data == b"OK"
+
+
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        ("other_assistant_request", logging.INFO),
+        ("other_end_of_call_report", logging.INFO),
+        ("other_tool_calls", logging.WARNING),
+    ],
+)
+def test_other_messages_are_answered_with_an_empty_object_and_logged(app, client, caplog, name, level):
+    caplog.set_level(logging.INFO)
+    answer = post(client, payload(name))
+    assert (answer.status_code, answer.json) == (200, {})
+    assert kept(app) == []
+    assert [record.levelno for record in caplog.records] == [level]
+
+
+def test_a_repeat_is_answered_ok_and_runs_nothing(app, client, caplog):
+    caplog.set_level(logging.INFO)
+    for _ in range(2):
+        assert post(client, message()).data == b"OK"
+    assert [record.message for record in caplog.records] == ["update", "repeat"]
+    assert len(kept(app)) == 1
+
+
+def test_an_unknown_status_is_kept_and_handed_on(app, client, caplog):
+    caplog.set_level(logging.INFO)
+    assert post(client, message("transferred")).data == b"OK"
+    assert kept(app) == [("call-1", "transferred")]
+    assert [record.message for record in caplog.records] == ["update"]
+
+
+@pytest.mark.parametrize("method", ["get", "head", "put", "delete", "patch", "options"])
+def test_405_for_any_other_method(client, method):
+    answer = getattr(client, method)(URL)
+    assert answer.status_code == 405
+    assert answer.headers["Allow"] == "POST"
+    if method != "head":
+        assert URL in answer.json["error"]
+
+
+def test_posting_elsewhere_says_where_to_post(client):
+    answer = client.post("/")
+    assert answer.status_code in (404, 405)
+    assert URL in answer.json["error"]
+
+
+class TestSigned:
+    @pytest.fixture
+    def settings(self, settings):
+        return settings | {"WEBHOOK_SECRET": ("old", SECRET)}
+
+    def test_a_signed_update_is_taken_from_anywhere(self, client):
+        body = json.dumps(message()).encode()
+        for secret in ("old", SECRET):
+            answer = post(client, body, signed(body, secret), environ_base={"REMOTE_ADDR": "192.0.2.1"})
+            assert answer.data == b"OK"
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {},
+            {"X-Webhook-Timestamp": str(int(NOW))},
+            {"X-Webhook-Signature": "sha256=" + "0" * 64},
+            {"X-Webhook-Timestamp": str(int(NOW)), "X-Webhook-Signature": "sha256=" + "0" * 64},
+            {"X-Webhook-Timestamp": "\xff", "X-Webhook-Signature": "\xe9" * 64},
+        ],
+    )
+    def test_401_for_what_is_not_signed_even_from_this_machine(self, app, client, headers):
+        answer = post(client, message(), headers)
+        assert answer.status_code == 401
+        assert "ignature" in answer.json["error"] or "Timestamp" in answer.json["error"]
+        assert kept(app) == []
+
+    def test_401_for_two_signatures(self, client):
+        body = json.dumps(message()).encode()
+        both = [*signed(body).items(), ("X-Webhook-Signature", signed(body)["X-Webhook-Signature"])]
+        assert post(client, body, both).status_code == 401
+
+    def test_401_before_400(self, client):
+        assert post(client, b"{").status_code == 401
+        assert post(client, b"{", signed(b"{")).status_code == 400
+
+    def test_a_stale_update_is_refused_and_logged_whole_for_import(self, app, client, caplog, clock):
+        body = json.dumps(payload("ended_with_assistant")).encode()
+        clock.now += 301
+        answer = post(client, body, signed(body))
+        assert answer.status_code == 401
+        assert "stale" in answer.json["error"]
+        expected = {name: value for name, value in json.loads(body)["message"].items() if name != "assistant"}
+        assert [record.update for record in caplog.records if record.levelno == logging.ERROR] == [expected]
+        assert kept(app) == []
+
+    def test_a_stale_body_that_is_no_status_update_is_only_refused(self, client, caplog, clock):
+        clock.now += 301
+        for body in (b"{", b"[1]", json.dumps(payload("other_tool_calls")).encode()):
+            assert post(client, body, signed(body)).status_code == 401
+        assert not [record for record in caplog.records if record.levelno == logging.ERROR]
+
+    def test_the_freshness_check_can_be_turned_off(self, app, client, clock):
+        app.config["WEBHOOK_TOLERANCE"] = 0
+        clock.now += 10**6
+        body = json.dumps(message()).encode()
+        assert post(client, body, signed(body)).data == b"OK"
+
+
+class TestUnsigned:
+    def test_without_a_secret_only_this_machine_may_post(self, client):
+        for elsewhere in (
+            {"environ_base": {"REMOTE_ADDR": "192.0.2.1"}},
+            {"headers": {"X-Forwarded-For": "192.0.2.1"}},
+            {"headers": {"X-Real-IP": "127.0.0.1"}},
+            {"headers": {"Forwarded": "for=127.0.0.1"}},
+            {"base_url": "https://calls.example.com"},
+        ):
+            answer = post(client, message(), **elsewhere)
+            assert answer.status_code == 401
+            assert "WEBHOOK_SECRET" in answer.json["error"]
+        assert post(client, message()).data == b"OK"
+
+    def test_unless_unsigned_updates_are_allowed(self, app, client):
+        app.config["ALLOW_UNSIGNED"] = True
+        assert post(client, message(), environ_base={"REMOTE_ADDR": "192.0.2.1"}).data == b"OK"
+
+
+class TestRefused:
+    def test_413_before_anything_else(self, app, client):
+        app.config["WEBHOOK_SECRET"] = (SECRET,)
+        answer = post(client, b"x" * (2 * 1024 * 1024))
+        assert answer.status_code == 413
+        assert "1048576" in answer.json["error"]
+
+    def test_a_body_of_1_mib_is_not_too_large(self, client):
+        body = json.dumps(message()).encode()
+        assert post(client, body + b" " * (1024 * 1024 - len(body))).data == b"OK"
+
+    @pytest.mark.parametrize(
+        "body",
+        [b"", b"{", b"\xff", b"\xef\xbb\xbf{}", "{}".encode("utf-16"), b'{"a":NaN}', b'{"a":1e400}', b"[" * 100_000],
+    )
+    def test_400_for_what_is_not_json(self, client, body):
+        answer = post(client, body)
+        assert answer.status_code == 400
+        assert "JSON" in answer.json["error"]
+
+    @pytest.mark.parametrize("body", [[1], b"null", b"5", b'"x"', {}, {"message": None}, {"message": {"type": 5}}])
+    def test_422_for_json_that_is_no_message(self, client, body):
+        answer = post(client, body)
+        assert answer.status_code == 422
+        assert answer.json["fields"]
+
+    def test_422_names_every_wrong_field_and_logs_the_message_without_the_assistant(self, app, client, caplog):
+        document = payload("ended_with_assistant")
+        document["message"]["call"] |= {"id": "a\0b", "status": "\ud800"}
+        document["message"]["timestamp"] = 5
+        answer = post(client, document)
+        assert answer.status_code == 422
+        assert sorted(answer.json["fields"]) == ["message.call.id", "message.call.status", "message.timestamp"]
+        [record] = caplog.records
+        assert record.levelno == logging.ERROR
+        assert "assistant" not in record.update
+        assert record.update["call"] == document["message"]["call"]
+        assert kept(app) == []
+
+    def test_503_when_it_cannot_be_kept_and_the_message_is_in_the_log(self, app, client, caplog, tmp_path):
+        (tmp_path / "calls.db").write_text("not a database, but long enough to be taken for one" * 100)
+        answer = post(client, payload("ended_with_assistant"))
+        assert answer.status_code == 503
+        assert int(answer.headers["Retry-After"]) > 0
+        [record] = caplog.records
+        assert "calls.db" in record.fields["error"]
+        assert record.update["call"]["id"] == "call-_+31612345678_XqaQxRRgAzYc"
+        assert "assistant" not in record.update
+        (tmp_path / "calls.db").unlink()
+        assert post(client, payload("ended_with_assistant")).data == b"OK"
+
+
+def test_duplicate_keys_the_last_wins(app, client):
+    body = json.dumps(message()).encode().replace(b'"id": "call-1"', b'"id": "first", "id": "call-1"')
+    assert post(client, body).data == b"OK"
+    assert kept(app) == [("call-1", "in-progress")]
+
+
+def test_lone_surrogates_in_texts_are_kept_readable(app, client):
+    fields = {"error": "x\ud800", "assistant": {"metadata": {"\ud800": "\ud800\0"}}}
+    assert post(client, message("ended-with-error", **fields)).data == b"OK"
+    [one] = app.extensions["store"].updates()
+    assert json.loads(one.message)["message"]["error"] == "x?"
+
+
+def test_nothing_of_the_assistant_but_metadata_is_kept_or_logged(app, client, caplog, tmp_path):
+    caplog.set_level(logging.DEBUG)
+    assert post(client, payload("ended_with_assistant")).data == b"OK"
+    app.extensions["store"].close()
+    kept = b"".join(path.read_bytes() for path in tmp_path.glob("calls.db*"))
+    assert b"90127" in kept
+    assert b"must" not in kept and b"gpt-4o" not in kept
+    assert "must" not in "".join(str(record.__dict__) for record in caplog.records)
