@@ -10,13 +10,14 @@ from typing import Any
 
 from flask import Flask, Response, abort, current_app, g, jsonify, request
 from marshmallow import ValidationError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import ClientDisconnected, HTTPException
 
 import commands
 import config as settings
 import dashboard
 import stores
-from dispatch import clock, dispatch
+from dispatch import Pauses, clock, dispatch, start_retrying
+from handlers.outbound import Slots
 from schemas import strict_json
 from schemas.status_update import field_errors, isoformat, load
 from signature import InvalidSignature, StaleSignature, is_local, verify
@@ -33,7 +34,18 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app = Flask(__name__, static_folder=None)
     app.config.update(settings.load(), **(config or {}))
     app.json.sort_keys = False
-    app.extensions["store"] = stores.create(app.config)
+    app.extensions |= {
+        "store": stores.create(app.config),
+        "outbound": Slots(app.config["OUTBOUND_SLOTS"]),
+        "pauses": Pauses(),
+    }
+
+    @app.before_request
+    def retry() -> None:
+        """Not before: nothing else tells a server from a `flask` command. Under gunicorn it runs already."""
+        if not app.testing:
+            start_retrying(app)
+
     app.add_url_rule(settings.WEBHOOK_PATH, view_func=status_update, methods=["POST"], provide_automatic_options=False)
     app.register_blueprint(dashboard.blueprint)
     app.register_error_handler(HTTPException, refusal)
@@ -94,7 +106,7 @@ def _body() -> bytes:
         # What comes in chunks is silently cut off at the limit.
         if len(body) == settings.MAX_BODY and request.content_length is None and request.environ["wsgi.input"].read(1):
             abort(413)
-    except OSError:
+    except (OSError, ClientDisconnected):
         abort(400, "the body stopped halfway: send all of it")
     return body
 

@@ -11,14 +11,19 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-# Deadlines, leases and schedules, in seconds. Not settings: the app's config holds them so that tests can shorten them.
-TIMES = {
-    "DEADLINE": 4.0,
-    "OUTBOUND_TIMEOUT": 3.0,
+# Not settings, but keys of the app's config, so that tests can change them. Times are in seconds.
+LIMITS = {
+    "DEADLINE": 4.0,  # of a request, from its start
+    "OUTBOUND_TIMEOUT": 3.0,  # of a request to a service
+    "OUTBOUND_SLOTS": 32,  # such requests at a time, half of a worker's threads
     "LEASE": 60.0,
+    "RETRY_EVERY": 1.0,  # how often the retry thread looks for due work
     "RETRY_FIRST": 30.0,
     "RETRY_LONGEST": 3600.0,
     "GIVE_UP_AFTER": 24 * 3600.0,
+    "PAUSE_AFTER": 3,  # failures in a row
+    "PROBE_EVERY": 30.0,  # what a paused handler's service is asked
+    "LAST_TRY": 10.0,  # at shutdown
     "STALE_AFTER": 12 * 3600.0,
 }
 MAX_BODY = 1024 * 1024  # bytes
@@ -81,7 +86,7 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any]] = {
 
 def load(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """The app's configuration from `environ`. An empty value counts as unset; nonsense ends the process in one line."""
-    config = {"MAX_CONTENT_LENGTH": MAX_BODY, "CLOCK": time.time, **TIMES}
+    config = {"MAX_CONTENT_LENGTH": MAX_BODY, "CLOCK": time.time, **LIMITS}
     for name, (parse, default) in SETTINGS.items():
         text = environ.get(name, "").strip()
         try:

@@ -1,23 +1,50 @@
-"""Keep an update, call every handler, and write down what is still to be done."""
+"""Keep an update, call every handler, and see to it that what is not done is done later."""
 
 import json
 import logging
 import random
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from flask import current_app
+from flask import Flask, current_app, g
 
 from handlers import HANDLERS
-from handlers.outbound import GiveUp, NotNow, Retry
+from handlers.outbound import GiveUp, NotNow, Retry, Unavailable
 from schemas.status_update import StatusUpdate, load
-from stores import Row, StoreError, get_store
+from stores import Kept, Row, StoreError, get_store
 
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[StatusUpdate], None]
+
+
+class Pauses:
+    """Which handlers' services are out of order, as far as this process knows. Only the retry thread asks those."""
+
+    def __init__(self) -> None:
+        self._failures: Counter[str] = Counter()
+        self._probe_at: dict[str, float] = {}
+
+    def until(self, handler: str) -> float | None:
+        """When a paused handler is tried again, in Unix seconds; None where it is not paused."""
+        return self._probe_at.get(handler)
+
+    def note(self, handler: str, error: Exception | None) -> None:
+        """Start a pause, prolong it or end it, by how a call of the handler went."""
+        if not isinstance(error, Unavailable):
+            if not isinstance(error, NotNow) and self._failures.pop(handler, 0) and self._probe_at.pop(handler, 0):
+                logger.info("pause over", extra={"handler": handler})
+            return
+        self._failures[handler] += 1
+        if error.after is not None or self._failures[handler] >= current_app.config["PAUSE_AFTER"]:
+            if handler not in self._probe_at:
+                logger.warning("handler paused", extra={"handler": handler, "error": str(error)})
+            after = current_app.config["PROBE_EVERY"] if error.after is None else error.after
+            self._probe_at[handler] = clock() + after
 
 
 def dispatch(update: StatusUpdate) -> None:
@@ -30,18 +57,43 @@ def dispatch(update: StatusUpdate) -> None:
     if not store.record(update, [handler.__name__ for handler in HANDLERS], lease, now=now):
         logger.info("repeat", extra=_extra(update))
         return
-    _work(update, [(handler, Row(handler.__name__, due=lease)) for handler in HANDLERS])
+    paused = [handler for handler in HANDLERS if _pauses().until(handler.__name__) is not None]
+    _work(update, lease, {handler: Row(handler.__name__, lease) for handler in HANDLERS}, paused)
 
 
-def retry_one(handler: Handler, due_at: float) -> bool | None:
-    """Call `handler` for its row that has been due longest at `due_at`; None if none is, else whether it is done."""
-    now = clock()
-    taken = get_store().take(handler.__name__, due_at, now + current_app.config["LEASE"])
+def retry_one(handler: Handler, due_at: float, *, probe: bool = False) -> bool | None:
+    """Call `handler` for its row that has been due longest at `due_at`; whether it is done now.
+
+    None if none is due, or if the handler is paused and not to be tried yet; `probe` tries it all the same.
+    """
+    until = _pauses().until(handler.__name__)
+    if until is not None and clock() < until and not probe:
+        return None
+    lease = clock() + current_app.config["LEASE"]
+    taken = get_store().take(handler.__name__, due_at, lease)
     if taken is None:
         return None
     kept, row = taken
-    update = load(json.loads(kept.message), datetime.fromtimestamp(kept.received_at, UTC))
-    return _work(update, [(handler, row)])
+    return _work(_update(kept), lease, {handler: row})
+
+
+def start_retrying(app: Flask) -> Callable[[], None]:
+    """Start this process's one retry thread, unless it runs already.
+
+    Returns what ends it: that finishes what is in hand, tries due work a last time and logs what stays pending.
+    """
+    stopping = threading.Event()
+    thread = threading.Thread(target=_retry_until, args=(stopping, app), name="retry", daemon=True)
+
+    def stop() -> None:
+        stopping.set()
+        thread.join()
+        with app.app_context():
+            _last_try()
+
+    if app.extensions.setdefault("stop_retrying", stop) is stop:
+        thread.start()
+    return app.extensions["stop_retrying"]
 
 
 def clock() -> float:
@@ -49,51 +101,112 @@ def clock() -> float:
     return current_app.config["CLOCK"]()
 
 
-def _work(update: StatusUpdate, work: list[tuple[Handler, Row]]) -> bool:
-    """Call each handler and settle its row, all leased until the same time; whether everything is done."""
-    done, failures = [], []
-    for handler, row in work:
-        failure = _call(handler, update, row)
-        if failure:
-            failures.append(failure)
-        else:
-            done.append(handler.__name__)
+def _work(update: StatusUpdate, lease: float, rows: dict[Handler, Row], paused: list[Handler] = ()) -> bool:
+    """Call each handler but the paused and settle its row; whether everything is done."""
+    failures = []
+    for handler, row in rows.items():
+        error = NotNow("paused") if handler in paused else _call(handler, update)
+        if error is not None:
+            failures.append(_reschedule(row, error))
+    done = {row.handler for row in rows.values()} - {row.handler for row in failures}
     try:
-        get_store().settle(update, work[0][1].due, done, failures)
+        get_store().settle(update, lease, done, failures)
     except StoreError as error:
-        logger.error("not settled: tried again when the lease is over", extra=_extra(update, error=str(error)))
+        logger.error("not settled: done again when the lease is over", extra=_extra(update, error=str(error)))
     return not failures
 
 
-def _call(handler: Handler, update: StatusUpdate, row: Row) -> Row | None:
-    """Call `handler`: None when its work is done, else the row to write. The one broad `except` is here."""
-    started = time.monotonic()
+def _call(handler: Handler, update: StatusUpdate) -> Exception | None:
+    """Call `handler`: None when its work is done, else why not. The broad `except` is here."""
+    if time.monotonic() >= g.get("deadline", float("inf")):
+        return NotNow("no time left in this request")
+    started, failed = time.monotonic(), None
     try:
         handler(update)
-        return None
     except Exception as error:
+        failed = error
         expected = isinstance(error, Retry | GiveUp)
+        took = round(1000 * (time.monotonic() - started))
         logger.log(
             logging.WARNING if expected else logging.ERROR,
             "handler failed",
             exc_info=None if expected else error,
-            extra=_extra(update, handler=row.handler, error=str(error), ms=round(1000 * (time.monotonic() - started))),
+            extra=_extra(update, handler=handler.__name__, error=str(error), ms=took),
         )
-        return _reschedule(row, error, clock())
+    _pauses().note(handler.__name__, failed)
+    return failed
 
 
-def _reschedule(row: Row, error: Exception, now: float) -> Row:
-    """The row after `error`: due again by the schedule or when the error says, or failed for good."""
-    after, text = getattr(error, "after", None), f"{error}" or type(error).__name__
+def _reschedule(row: Row, error: Exception) -> Row:
+    """The row after `error`: due by the schedule, when the error says, with its paused handler, or failed for good."""
+    config, now = current_app.config, clock()
+    text = str(error) or type(error).__name__
+    after, until = getattr(error, "after", None), _pauses().until(row.handler)
     if isinstance(error, NotNow):
-        return replace(row, due=now + (after or 0), error=text)
-    config = current_app.config
-    first_tried, attempts = row.first_tried or now, row.attempts + 1
+        return replace(row, due=now + (after or 0), error=row.error or text)
+    if after is None and until is not None:
+        after = until - now
     if after is None:
         doubled = config["RETRY_FIRST"] * 2 ** min(row.attempts, 16)
         after = min(doubled, config["RETRY_LONGEST"]) * random.uniform(0.8, 1.2)
+    first_tried = row.first_tried or now
     over = isinstance(error, GiveUp) or now - first_tried >= config["GIVE_UP_AFTER"]
-    return Row(row.handler, None if over else now + after, attempts, first_tried, text)
+    return Row(row.handler, None if over else now + after, row.attempts + 1, first_tried, text)
+
+
+def _retry_until(stopping: threading.Event, app: Flask) -> None:
+    every = app.config["RETRY_EVERY"]
+    wait, orphans_at, orphans = every, 0.0, set()
+    while not stopping.wait(wait):
+        with app.app_context():
+            try:
+                done = [retry_one(handler, clock()) for handler in HANDLERS if not stopping.is_set()]
+                wait = 0 if any(done) else every
+                if time.monotonic() >= orphans_at:
+                    orphans_at = time.monotonic() + 60 * every
+                    _put_off_orphans(orphans)
+            except StoreError as error:
+                logger.error("retries wait for the store", extra={"error": str(error)})
+                wait = 5 * every
+            except Exception:
+                logger.exception("retry thread")
+                wait = 5 * every
+
+
+def _put_off_orphans(logged: set[str]) -> None:
+    """Fail the work of handlers that there are no more once it is too old; until then one may come back."""
+    store, now = get_store(), clock()
+    for name in {each.handler for each in store.backlog() if each.pending} - {h.__name__ for h in HANDLERS}:
+        if name not in logged:
+            logger.error("no such handler any more: its work fails after 24 h", extra={"handler": name})
+            logged.add(name)
+        while taken := store.take(name, now, now + current_app.config["LEASE"]):
+            kept, row = taken
+            end = kept.received_at + current_app.config["GIVE_UP_AFTER"]
+            put_off = replace(row, due=end if end > now else None, error="no such handler any more")
+            store.settle(_update(kept), row.due, [], [put_off])
+
+
+def _last_try() -> None:
+    g.deadline = time.monotonic() + current_app.config["LAST_TRY"]
+    now = clock()
+    try:
+        for handler in HANDLERS:
+            while time.monotonic() < g.deadline and retry_one(handler, now, probe=True):
+                pass
+        pending = {each.handler: each.pending for each in get_store().backlog() if each.pending}
+        if pending:
+            logger.warning("stopped with work pending", extra={"fields": pending})
+    except StoreError as error:
+        logger.error("stopped without a last try", extra={"error": str(error)})
+
+
+def _update(kept: Kept) -> StatusUpdate:
+    return load(json.loads(kept.message), datetime.fromtimestamp(kept.received_at, UTC))
+
+
+def _pauses() -> Pauses:
+    return current_app.extensions["pauses"]
 
 
 def _extra(update: StatusUpdate, **fields: str | int) -> dict[str, str | int]:

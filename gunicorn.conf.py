@@ -1,13 +1,31 @@
 """gunicorn's settings, each with its reason. WEB_CONCURRENCY sets the number of workers, PORT the port."""
 
+import os
+import socket
+import struct
+
 from gunicorn import glogging
+from gunicorn.workers import gthread
 
 import config as app_config
 
+
+class Worker(gthread.ThreadWorker):
+    """Closes in the request's own thread: waiting for a client to close its end, 2 s each, stopped all others."""
+
+    def handle(self, conn):
+        keep = super().handle(conn)
+        if not keep:
+            conn.close(graceful=True)
+            conn.close = lambda graceful=False: None
+        return keep
+
+
 # Answers wait for the disk and for other services, so threads, not more processes, keep a worker busy. They are made
 # when needed; there are many because a client that stops in the middle of a request holds one until it is cut off.
-worker_class = "gthread"
-threads = 64
+worker_class = Worker
+threads = 2 * app_config.LIMITS["OUTBOUND_SLOTS"]
+SLOW_CLIENT = 5  # seconds without a byte
 
 # Routers of platforms keep idle connections for about a minute: closed here first, a request could get lost.
 keepalive = 75
@@ -19,7 +37,7 @@ graceful_timeout = 25
 reuse_port = True
 
 # The heartbeat's file in memory, where a slow disk cannot make a worker look dead.
-worker_tmp_dir = "/dev/shm"
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 # Nothing here uses it.
 control_socket_disable = True
@@ -41,3 +59,21 @@ logger_class = Logger
 def on_starting(server):
     """Refuse nonsense settings once, in one line, before any worker does."""
     app_config.load()
+
+
+def post_fork(server, worker):
+    """Cut off clients that stop in the middle of a request: connections inherit their listening socket's time-out."""
+    for listener in worker.sockets:
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", SLOW_CLIENT, 0))
+
+
+def post_worker_init(worker):
+    from dispatch import start_retrying
+
+    worker.stop_retrying = start_retrying(worker.wsgi)
+
+
+def worker_exit(server, worker):
+    """In the worker itself, after its last answer. A daemon thread would die between a request and its record."""
+    if hasattr(worker, "stop_retrying"):
+        worker.stop_retrying()

@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -34,18 +36,37 @@ class GiveUp(Exception):
     """Trying again cannot help; the text says what to change."""
 
 
+class Slots:
+    """Runs so many calls at a time and no more, each in a thread of its own and for so long and no longer.
+
+    requests bounds each read and no name look-up, so a service that answers a byte at a time, or a name server that
+    does not, could hold up an update for minutes.
+    """
+
+    def __init__(self, slots: int):
+        self._free = threading.BoundedSemaphore(slots)
+        self._pool = ThreadPoolExecutor(slots, "outbound")
+
+    def run(self, function: Callable[..., Any], *args: Any, timeout: float) -> Any:
+        """What `function` returns within `timeout` seconds. Raises NotNow without a free slot, else Unavailable."""
+        if not self._free.acquire(blocking=False):
+            raise NotNow("too many requests wait for services")
+        future = self._pool.submit(function, *args)
+        future.add_done_callback(lambda _: self._free.release())
+        try:
+            return future.result(timeout)
+        except TimeoutError:
+            raise Unavailable("no answer in time") from None
+
+
 def post(url: str, json: Any, headers: dict[str, str] | None = None) -> requests.Response:
     """Post `json` to `url` and return the answer, which is a 2xx.
 
     Raises Unavailable, GiveUp on 404 and 410, and Retry on any other answer. No redirect is followed: it would turn the
     POST into a GET. No exception's text has the URL or a header in it, as they may be secret.
     """
-    try:
-        answer = _session().post(url, json=json, headers=headers, timeout=_time_left(), allow_redirects=False)
-    except requests.Timeout:
-        raise Unavailable("no answer in time") from None
-    except requests.RequestException as error:
-        raise Unavailable(f"no connection or no valid answer ({type(error).__name__})") from None
+    timeout = _time_left()
+    answer = current_app.extensions["outbound"].run(_send, url, json, headers, timeout, timeout=timeout)
     reason = f"answered {answer.status_code}"
     if answer.status_code == 429 or answer.status_code >= 500:
         raise Unavailable(reason, _retry_after(answer.headers.get("Retry-After", "")))
@@ -56,12 +77,17 @@ def post(url: str, json: Any, headers: dict[str, str] | None = None) -> requests
     return answer
 
 
-def _session() -> requests.Session:
-    """This thread's session: it keeps connections open, and takes no proxy or password from the machine."""
+def _send(url: str, json: Any, headers: dict[str, str] | None, timeout: float) -> requests.Response:
+    """The answer, by this thread's session: it keeps connections open, and takes no proxy from the machine."""
     if not hasattr(_local, "session"):
         _local.session = requests.Session()
         _local.session.trust_env = False
-    return _local.session
+    try:
+        return _local.session.post(url, json=json, headers=headers, timeout=timeout, allow_redirects=False)
+    except requests.Timeout:
+        raise Unavailable("no answer in time") from None
+    except requests.RequestException as error:
+        raise Unavailable(f"no connection or no valid answer ({type(error).__name__})") from None
 
 
 def _time_left() -> float:

@@ -12,7 +12,8 @@ from typing import TextIO
 
 from stores import StoreError
 
-LOCK_TIMEOUT = 2.0  # seconds to wait for another thread, for another process, and for another program
+LOCK_TIMEOUT = 2.0  # seconds to wait for other threads and processes
+BUSY_TIMEOUT = 1.0  # seconds to wait, after that, for other programs that use the file
 SCHEMA = Path(__file__).with_name("sqlite.sql").read_text()
 
 
@@ -41,7 +42,7 @@ class SQLiteFile:
                 pass
         try:
             uri = f"{self.path.absolute().as_uri()}?mode=ro"
-            with closing(sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT)) as db:
+            with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT)) as db:
                 yield db
         except sqlite3.Error as error:
             raise StoreError(f"{self.path}: {error}") from error
@@ -49,10 +50,11 @@ class SQLiteFile:
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """A transaction, committed at the end and undone by any exception. Raises StoreError."""
+        deadline = time.monotonic() + LOCK_TIMEOUT
         if not self._lock.acquire(timeout=LOCK_TIMEOUT):
             raise StoreError(f"{self.path}: busy for {LOCK_TIMEOUT} s")
         try:
-            with self._process_lock():
+            with self._process_lock(deadline):
                 db = self._writer or self._open()
                 db.execute("BEGIN IMMEDIATE")
                 yield db
@@ -68,12 +70,11 @@ class SQLiteFile:
             self._lock.release()
 
     @contextmanager
-    def _process_lock(self) -> Iterator[None]:
+    def _process_lock(self, deadline: float) -> Iterator[None]:
         """What SQLite's busy timeout does, without its sleeps, which grow far longer than a write takes."""
         if self._lock_file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock_file = open(f"{self.path}.lock", "w")
-        deadline = time.monotonic() + LOCK_TIMEOUT
         while True:
             try:
                 fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -88,7 +89,7 @@ class SQLiteFile:
             fcntl.flock(self._lock_file, fcntl.LOCK_UN)
 
     def _open(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
         self._writer, self._identity = db, self._find_identity()
         if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise OSError("write-ahead logging is refused: keep the file on a local disk")

@@ -190,12 +190,15 @@ class Receiver:
             "PYTHONUNBUFFERED": "1",
             **environment,
         }
-        command = [part.replace("PORT", str(self.port)) for part in command]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *command], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
-            )
+        self.command = [sys.executable, "-m", *(part.replace("PORT", str(self.port)) for part in command)]
         self.environment = environment
+        self.start()
+
+    def start(self):
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                self.command, cwd=ROOT, env=self.environment, stdout=log, stderr=subprocess.STDOUT
+            )
 
     def ready(self):
         def answers():
@@ -225,6 +228,10 @@ class Receiver:
     def lines(self):
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
+    def workers(self):
+        """The process ids of gunicorn's workers."""
+        return Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+
     def stop(self):
         """SIGTERM; the exit code."""
         self.process.terminate()
@@ -233,11 +240,13 @@ class Receiver:
 
 @pytest.fixture
 def receiver(tmp_path):
-    """Start the receiver under gunicorn: receiver(WEB_CONCURRENCY="2", ...)."""
+    """Start the receiver under gunicorn: receiver(WEB_CONCURRENCY="2", ...), with `limits` over config.LIMITS."""
     started = []
 
-    def start(*command, **environment):
-        command = command or ("gunicorn", "--bind", "127.0.0.1:PORT", "app:app")
+    def start(*command, limits=None, **environment):
+        if limits:
+            environment["TEST_LIMITS"] = json.dumps(limits)
+        command = command or ("gunicorn", "--bind", "127.0.0.1:PORT", "tests.limits:app" if limits else "app:app")
         started.append(Receiver(*command, path=tmp_path, **environment))
         return started[-1].ready()
 

@@ -3,7 +3,8 @@ import json
 import pytest
 import requests
 
-from commands import made_up_calls, webhook_url
+from commands.base import webhook_url
+from commands.simulate import made_up_calls
 from stores import Row, get_store
 from tests.conftest import NOW, SECRET, update
 

@@ -1,0 +1,13 @@
+"""The `flask` commands."""
+
+from flask import Flask
+
+from commands.check import check
+from commands.retry import retry
+from commands.simulate import simulate
+from commands.transfer import export, import_
+
+
+def register(app: Flask) -> None:
+    for command in (check, simulate, export, import_, retry):
+        app.cli.add_command(command)

@@ -1,0 +1,64 @@
+"""What the commands share: how they fail, and how they post to a receiver."""
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+import requests
+from flask import current_app
+
+from config import WEBHOOK_PATH
+from signature import sign
+from stores import StoreError
+
+
+class Command(click.Command):
+    """A command that logs to stderr, as stdout is for its result, and says in one line that the store fails."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
+                handler.setStream(sys.stderr)
+        try:
+            return super().invoke(ctx)
+        except StoreError as error:
+            raise click.ClickException(str(error)) from None
+
+
+def webhook_url(url: str) -> str:
+    """`url` as given, or its webhook where only a server is named."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise click.BadParameter(f"{url} is not an http:// or https:// URL")
+    return url if parts.path.strip("/") else f"{url.rstrip('/')}{WEBHOOK_PATH}"
+
+
+def post(session: requests.Session, url: str, message: dict[str, Any], secret: str | None) -> tuple[str, float]:
+    """Post one message, signed if there is a secret. Returns what came of it, and the seconds it took."""
+    body = json.dumps({"message": message}).encode()
+    headers = {"Content-Type": "application/json", "X-Webhook-Event": message["type"]}
+    if secret:
+        timestamp = int(time.time())
+        headers["X-Webhook-Timestamp"] = str(timestamp)
+        headers["X-Webhook-Signature"] = sign(secret, timestamp, body)
+    started = time.monotonic()
+    try:
+        answer = session.post(url, data=body, headers=headers, timeout=30, allow_redirects=False)
+        result = f"answered {answer.status_code}"
+    except requests.RequestException as error:
+        result = f"without an answer: {type(error).__name__}"
+    return result, time.monotonic() - started
+
+
+def new_session() -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False
+    return session
+
+
+def first_secret() -> str | None:
+    return next(iter(current_app.config["WEBHOOK_SECRET"]), None)

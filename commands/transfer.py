@@ -1,0 +1,99 @@
+"""`flask export` and `flask import`: what is kept, as lines of JSON."""
+
+import json
+import sys
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any, BinaryIO
+
+import click
+from flask.cli import with_appcontext
+from marshmallow import ValidationError
+
+from commands.base import Command, first_secret, new_session, post, webhook_url
+from dispatch import clock
+from handlers import HANDLERS
+from schemas import strict_json
+from schemas.status_update import StatusUpdate, field_errors, isoformat, load
+from stores import Kept, get_store
+
+
+def since(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter("give a time such as 2025-12-13 or 2025-12-13T12:00:00Z") from None
+    return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+
+
+@click.command(cls=Command)
+@click.option("--since", callback=since, default="1970-01-01", help="Only what was kept at this time (UTC) or later.")
+@with_appcontext
+def export(since: float) -> None:
+    """Print every kept update as a line of JSON, in the order they were kept."""
+    for kept in get_store().updates(since):
+        click.echo(json.dumps(exported(kept)))
+
+
+def exported(kept: Kept) -> dict[str, Any]:
+    """One line of the export; `flask import` takes it."""
+    message = json.loads(kept.message)["message"]
+    return {
+        "call_id": kept.call_id,
+        "status": kept.status,
+        "timestamp": message["timestamp"],
+        "received_at": isoformat(datetime.fromtimestamp(kept.received_at, UTC)),
+        "kept_at": isoformat(datetime.fromtimestamp(kept.kept_at, UTC)),
+        "pending": [row.handler for row in kept.rows if row.due is not None],
+        "failed": [row.handler for row in kept.rows if row.due is None],
+        "message": message,
+    }
+
+
+@click.command("import", cls=Command)
+@click.argument("file", type=click.File("rb"), default="-")
+@click.option("--url", help="Post the lines to this receiver instead, signed with WEBHOOK_SECRET.")
+@with_appcontext
+def import_(file: BinaryIO, url: str | None) -> None:
+    """Keep what FILE (or stdin) has: lines of an export, or of a log with messages that were refused or not kept.
+
+    Lines without a message are passed over. What an export says is pending or failed is so again; a message from a log
+    is pending for every handler. Importing twice changes nothing.
+    """
+    session, secret, target = new_session(), first_secret(), url and webhook_url(url)
+    results = Counter()
+    for number, line in enumerate(file, 1):
+        try:
+            document = strict_json.loads(line[max(line.find(b"{"), 0) :])
+            message = document["message"]
+        except (ValueError, TypeError, KeyError):
+            results["passed over"] += 1
+            continue
+        try:
+            update = load({"message": message}, received_at(document))
+            results[post(session, target, message, secret)[0] if url else keep(update, document)] += 1
+        except ValidationError as error:
+            results["wrong"] += 1
+            click.echo(f"line {number}: {json.dumps(field_errors(error))}", err=True)
+    for result, count in results.items():
+        click.echo(f"{count} {result}")
+    if not results.keys() <= {"kept", "kept already", "passed over", "answered 200"}:
+        sys.exit(1)
+
+
+def received_at(line: dict[str, Any]) -> datetime:
+    """When an exported or logged line's update was received; now, where the line does not say."""
+    try:
+        moment = datetime.fromisoformat(line.get("received_at") or line["time"])
+        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    except (KeyError, ValueError, TypeError, OverflowError):
+        return datetime.fromtimestamp(clock(), UTC)
+
+
+def keep(update: StatusUpdate, line: dict[str, Any]) -> str:
+    """Keep the update of an exported or logged line. Returns what came of it."""
+    now, everybody = clock(), [handler.__name__ for handler in HANDLERS]
+    pending, failed = line.get("pending", everybody), line.get("failed", [])
+    new = get_store().record(update, pending, now, now=now, leased=False, failed=failed)
+    get_store().track(update)
+    return "kept" if new else "kept already"

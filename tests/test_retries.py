@@ -1,0 +1,294 @@
+"""Pauses, deadlines and the retry thread, in one process and with real services."""
+
+import logging
+import socket
+import threading
+import time
+
+import pytest
+from flask import g
+
+import dispatch
+from handlers.crm import update_crm
+from handlers.outbound import NotNow, Slots, Unavailable, post
+from stores import get_store
+from tests.conftest import NOW, URL, free_port, message, update, wait_until
+
+
+@pytest.fixture
+def settings(settings, service):
+    return settings | {"CRM_WEBHOOK_URL": service.url, "RETRY_EVERY": 0.01}
+
+
+@pytest.fixture
+def context(app):
+    with app.app_context():
+        yield
+
+
+@pytest.fixture
+def retrying(app, context):
+    """Start the retry thread, in the test; it ends with the test."""
+    stops = []
+
+    def start():
+        stops.append(dispatch.start_retrying(app))
+        return stops[-1]
+
+    yield start
+    for stop in stops:
+        stop()
+
+
+def row(call_id="call-1", status="in-progress"):
+    for kept in get_store().call(call_id)[1]:
+        for each in kept.rows:
+            if kept.status == status:
+                return each
+    return None
+
+
+def answer(service, status, headers=None, text=b""):
+    service.default = (status, headers or {}, text)
+
+
+def cut(request):
+    request.connection.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "due"),
+    [
+        ((500, {}, b""), "answered 500", (24, 36)),
+        ((429, {}, b""), "answered 429", (24, 36)),
+        ((429, {"Retry-After": "7"}, b""), "answered 429", (7, 7)),
+        ((503, {"Retry-After": "99999"}, b""), "answered 503", (3600, 3600)),
+        ((302, {"Location": "/"}, b""), "answered 302", (24, 36)),
+        ((401, {}, b""), "answered 401", (24, 36)),
+        (cut, "no connection or no valid answer", (24, 36)),
+        (lambda request: request.wfile.write(b"<html>hello</html>\r\n\r\n"), "no connection or no valid", (24, 36)),
+    ],
+)
+def test_what_the_service_did_not_take_is_pending_and_tried_again(client, service, clock, reply, error, due, context):
+    service.answers.append(reply)
+    assert client.post(URL, json=message()).data == b"OK"
+    pending = row()
+    assert error in pending.error
+    assert due[0] <= round(pending.due - NOW, 6) <= due[1]
+    assert len(service.requests) == 1
+    clock.now = pending.due
+    assert dispatch.retry_one(update_crm, clock.now) is True
+    assert row() is None
+    [first, again] = service.requests
+    assert first[2] == again[2]
+    assert first[1]["Idempotency-Key"] == again[1]["Idempotency-Key"]
+
+
+def test_html_that_is_a_200_is_taken(client, service, context):
+    answer(service, 200, {"Content-Type": "text/html"}, b"<html>")
+    client.post(URL, json=message())
+    assert row() is None
+
+
+def test_a_service_that_is_gone_for_good_is_given_up(client, service, context):
+    answer(service, 410)
+    client.post(URL, json=message())
+    assert row().due is None
+
+
+def post_calls(client, *names):
+    for name in names:
+        assert client.post(URL, json=message(call_id=name)).data == b"OK"
+
+
+def test_three_failures_in_a_row_pause_the_handler(client, service, context, caplog):
+    answer(service, 500)
+    post_calls(client, "a", "b", "c", "d", "e")
+    assert len(service.requests) == 3
+    assert [(row(name).attempts, row(name).error) for name in "de"] == [(0, "paused")] * 2
+    assert [record.levelno for record in caplog.records if record.message == "handler paused"] == [logging.WARNING]
+
+
+def test_only_a_probe_every_30_s_asks_a_paused_service_and_a_success_ends_the_pause(client, service, clock, context):
+    answer(service, 500)
+    post_calls(client, "a", "b", "c", "d")
+    clock.now += 29
+    assert dispatch.retry_one(update_crm, clock.now) is None
+    clock.now += 1
+    assert dispatch.retry_one(update_crm, clock.now) is False
+    assert dispatch.retry_one(update_crm, clock.now) is None
+    post_calls(client, "e")
+    assert len(service.requests) == 4
+    answer(service, 200)
+    clock.now += 30
+    assert dispatch.retry_one(update_crm, clock.now) is True
+    post_calls(client, "f")
+    assert len(service.requests) == 6
+    while dispatch.retry_one(update_crm, clock.now) is not None:
+        pass
+    assert get_store().backlog() == []
+
+
+def test_a_success_in_between_starts_the_count_anew(client, service, context):
+    answer(service, 500)
+    for name in ("ab", "cd", "ef"):
+        post_calls(client, *name)
+        service.answers.append((200, {}, b""))
+        post_calls(client, f"{name} succeeds")
+        answer(service, 500)
+    assert len(service.requests) == 9
+
+
+def test_retry_after_holds_for_the_handler_at_once(client, service, clock, context):
+    service.answers.append((429, {"Retry-After": "120"}, b""))
+    post_calls(client, "a", "b")
+    assert len(service.requests) == 1
+    clock.now += 119
+    assert dispatch.retry_one(update_crm, clock.now) is None
+    clock.now += 1
+    assert dispatch.retry_one(update_crm, clock.now) is True
+
+
+def test_refusals_that_are_not_the_services_failure_pause_nothing(client, service, context):
+    answer(service, 401)
+    post_calls(client, *"abcde")
+    assert len(service.requests) == 5
+
+
+class TestDeadline:
+    @pytest.fixture
+    def settings(self, settings):
+        return settings | {"DEADLINE": 0.3, "OUTBOUND_TIMEOUT": 0.2}
+
+    def test_a_hanging_service_is_left_in_time(self, client, service, context):
+        released = threading.Event()
+        service.default = lambda request: released.wait(20)
+        assert client.post(URL, json=message()).data == b"OK"
+        assert row().error == "no answer in time"
+        released.set()
+
+    def test_a_service_that_answers_a_byte_at_a_time_is_left_in_time(self, client, service, context):
+        left = threading.Event()
+
+        def drip(request):
+            while not left.wait(0.05):
+                request.wfile.write(b"H")
+
+        service.default = drip
+        assert client.post(URL, json=message()).data == b"OK"
+        assert row().error == "no answer in time"
+        left.set()
+
+    def test_what_there_is_no_time_left_for_stays_pending_untried(self, client, service, context, monkeypatch):
+        def slow(update):
+            time.sleep(0.3)
+
+        monkeypatch.setattr(dispatch, "HANDLERS", (slow, update_crm))
+        client.post(URL, json=message())
+        assert service.requests == []
+        assert (row().handler, row().attempts, row().due) == ("update_crm", 0, NOW)
+
+    def test_retries_have_no_deadline_but_the_time_out(self, service, context):
+        assert "deadline" not in g
+        assert post(service.url, {}).ok
+
+
+def test_so_many_wait_for_services_and_no_more():
+    slots, release = Slots(2), threading.Event()
+    waiting = [threading.Thread(target=slots.run, args=(release.wait,), kwargs={"timeout": 20}) for _ in range(2)]
+    for thread in waiting:
+        thread.start()
+    wait_until(lambda: not slots._free.acquire(blocking=False) or slots._free.release())
+    with pytest.raises(NotNow):
+        slots.run(release.wait, timeout=20)
+    release.set()
+    for thread in waiting:
+        thread.join()
+    assert slots.run(lambda: "free again", timeout=20) == "free again"
+
+
+def test_a_slot_is_taken_until_its_call_really_ends():
+    slots, release = Slots(1), threading.Event()
+    with pytest.raises(Unavailable):
+        slots.run(release.wait, timeout=0.01)
+    with pytest.raises(NotNow):
+        slots.run(release.wait, timeout=20)
+    release.set()
+    wait_until(lambda: slots._free.acquire(blocking=False))
+
+
+class TestThread:
+    def test_it_does_what_is_due(self, client, service, clock, context, retrying):
+        service.answers.append((500, {}, b""))
+        post_calls(client, "a")
+        retrying()
+        assert row("a").attempts == 1
+        clock.now += 40
+        wait_until(lambda: row("a") is None)
+
+    def test_there_is_one_a_process(self, app, retrying):
+        assert retrying() is retrying()
+        assert sum(thread.name == "retry" for thread in threading.enumerate()) == 1
+
+    def test_it_goes_on_after_the_store_failed(self, client, service, clock, context, retrying, tmp_path, caplog):
+        service.answers.append((500, {}, b""))
+        post_calls(client, "a")
+        lock = tmp_path / "calls.db.lock"
+        get_store().close()
+        lock.unlink()
+        lock.mkdir()
+        clock.now += 40
+        retrying()
+        wait_until(lambda: any(record.message == "retries wait for the store" for record in caplog.records))
+        lock.rmdir()
+        wait_until(lambda: row("a") is None)
+
+    def test_work_of_a_handler_that_is_gone_is_told_once_and_fails_after_24_hours(
+        self, clock, context, retrying, caplog
+    ):
+        get_store().record(update(), ["old_handler"], NOW, now=NOW, leased=False)
+        retrying()
+        wait_until(lambda: row().error == "no such handler any more")
+        assert row().due == NOW + 24 * 3600
+        clock.now += 24 * 3600
+        wait_until(lambda: row().due is None)
+        assert sum("no such handler" in record.message for record in caplog.records) == 1
+
+    def test_stopping_it_tries_due_work_a_last_time_and_tells_what_stays(
+        self, client, service, clock, retrying, caplog
+    ):
+        answer(service, 500)
+        post_calls(client, *"abcd")
+        stop = retrying()
+        answer(service, 200)
+        stop()
+        # The pause is over with the first success; what failed before it is not due yet.
+        assert [body["call_id"] for body in service.bodies] == ["a", "b", "c", "d"]
+        [record] = [record for record in caplog.records if record.message == "stopped with work pending"]
+        assert record.fields == {"update_crm": 3}
+
+    def test_stopping_it_waits_for_what_it_has_in_hand(self, client, service, clock, context, retrying):
+        service.answers.append((500, {}, b""))
+        post_calls(client, "a")
+        arrived, release = threading.Event(), threading.Event()
+
+        def slow(request):
+            arrived.set()
+            release.wait(20)
+            request.send_response(204)
+            request.end_headers()
+
+        service.default = slow
+        clock.now += 40
+        stop = retrying()
+        assert arrived.wait(20)
+        threading.Timer(0.1, release.set).start()
+        stop()
+        assert row("a") is None
+        assert len(service.requests) == 2
+
+
+def test_a_service_that_refuses_connections_is_paused_like_any_other(app, client, context):
+    app.config["CRM_WEBHOOK_URL"] = f"http://127.0.0.1:{free_port()}"
+    post_calls(client, *"abcd")
+    assert [row(name).attempts for name in "abcd"] == [1, 1, 1, 0]
