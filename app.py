@@ -41,9 +41,10 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     }
 
     @app.before_request
-    def retry() -> None:
-        """Not before: nothing else tells a server from a `flask` command. Under gunicorn it runs already."""
-        if not app.testing:
+    def start() -> None:
+        """Not before: only a request tells a server from a `flask` command. gunicorn.conf.py did it already."""
+        if not app.testing and "stop_retrying" not in app.extensions:
+            settings.announce(app.config)
             start_retrying(app)
 
     app.add_url_rule(settings.WEBHOOK_PATH, view_func=status_update, methods=["POST"], provide_automatic_options=False)

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+logger = logging.getLogger(__name__)
+
 # Not settings, but keys of the app's config, so that tests can change them. Times are in seconds.
 LIMITS = {
     "DEADLINE": 4.0,  # of a request, from its start
@@ -93,9 +95,9 @@ def load(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
             config[name] = parse(text) if text else default
         except ValueError as error:
             raise SystemExit(f"{name} {error}. Set it to such a value, or unset it.") from None
-    # Each of these platforms names itself so, and starts every release, and most also every restart, with a new disk.
-    platforms = {"DYNO", "RENDER", "RAILWAY_ENVIRONMENT", "FLY_APP_NAME", "K_SERVICE"}
-    config["THROW_AWAY_DISK"] = not platforms.isdisjoint(environ) and not environ.get("SQLITE_PATH")
+    # Each of these platforms names itself so. The first has no disk that stays; on the others one can be mounted.
+    others = {"RENDER", "RAILWAY_ENVIRONMENT", "FLY_APP_NAME", "K_SERVICE"}
+    config["THROW_AWAY_DISK"] = "DYNO" in environ or not (others.isdisjoint(environ) or environ.get("SQLITE_PATH"))
     return config
 
 
@@ -117,6 +119,14 @@ def warnings(config: Mapping[str, Any]) -> list[str]:
     if not config["DASHBOARD_PASSWORD"]:
         found.append("Only this machine can see the calls: set DASHBOARD_PASSWORD to see them from elsewhere.")
     return found
+
+
+def announce(config: Mapping[str, Any], **fields: Any) -> None:
+    """Log what is on and off, and what is missing."""
+    on, off = on_and_off(config)
+    logger.info("starting", extra={"fields": {**fields, "on": on, "off": off}})
+    for warning in warnings(config):
+        logger.warning(warning)
 
 
 def mask(text: str) -> str:

@@ -57,8 +57,8 @@ logger_class = Logger
 
 
 def on_starting(server):
-    """Refuse nonsense settings once, in one line, before any worker does."""
-    app_config.load()
+    """Refuse nonsense settings in one line, or say what is on and off: once, before any worker does."""
+    app_config.announce(app_config.load(), address=[":".join(map(str, address)) for address in server.address])
 
 
 def post_fork(server, worker):

@@ -1,23 +1,107 @@
-"""`flask check`: whether the receiver is set up."""
+"""`flask check`: whether the receiver is set up, here or where it is deployed."""
+
+import json
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
 
 import click
+import requests
 from flask import current_app
 from flask.cli import with_appcontext
 
-from commands.base import Command
-from config import on_and_off, warnings
+from commands.base import LOOPBACK, Command, first_secret, new_session, post, webhook_url
+from config import MAX_BODY, on_and_off, warnings
+from schemas.status_update import ENDED_WITH_ERROR, IN_PROGRESS, isoformat
+from signature import sign
 from stores import get_store
+
+OTHER_TYPES = ("assistant-request", "tool-calls", "end-of-call-report")
 
 
 @click.command(cls=Command)
+@click.option("--url", help="Ask the receiver there instead, with this WEBHOOK_SECRET. It keeps nothing of it.")
+@click.option("--send", is_flag=True, help="With --url: also send a call named TEST CALL through every handler.")
 @with_appcontext
-def check() -> None:
-    """Show which settings are on and off, whether the store can keep an update, and what is missing."""
+def check(url: str | None, send: bool) -> None:
+    """Show what is on and off, whether the store can keep an update, and what is missing; or check a deployment."""
+    if url:
+        check_deployment(webhook_url(url), first_secret(), send)
+        return
+    if send:
+        raise click.UsageError("--send goes with --url")
     config, store = current_app.config, get_store()
     on, off = on_and_off(config)
     click.echo(f"on:    {', '.join(on) or 'nothing'}")
     click.echo(f"off:   {', '.join(off) or 'nothing'}")
-    store.check()
-    click.echo(f"store: {store.name}, {store.durability}")
     for warning in warnings(config):
         click.echo(f"note:  {warning}")
+    store.check()
+    click.echo(f"store: {store.name}, {store.durability}")
+
+
+def check_deployment(url: str, secret: str | None, send: bool) -> None:
+    """Send what the receiver at `url` has to refuse or pass over; exit with 1 where an answer differs."""
+    if not secret and urlsplit(url).hostname not in LOOPBACK:
+        raise click.UsageError("set WEBHOOK_SECRET to the deployment's: what it refuses cannot be told without")
+    wrong = 0
+    click.echo(f"{'sent':36} {'expected':10} answered")
+    for sent, expected, method, body, headers in deliveries(secret):
+        try:
+            answer = new_session().request(method, url, data=body, headers=headers, timeout=30, allow_redirects=False)
+            answered = f"{answer.status_code}{' {}' if answer.ok and answer.text.strip() == '{}' else ''}"
+        except requests.RequestException as error:
+            answered = type(error).__name__
+        wrong += answered != expected
+        click.echo(f"{sent:36} {expected:10} {answered}{'' if answered == expected else '   <-- differs'}")
+    if send:
+        wrong += send_test_call(url, secret)
+    if wrong:
+        click.echo("Is WEBHOOK_SECRET here the one that is set there, and is this the receiver's URL?", err=True)
+        sys.exit(1)
+
+
+def deliveries(secret: str | None) -> Iterator[tuple[str, str, str, bytes | None, dict[str, str]]]:
+    """What is sent, the answer expected, and the method, body and headers. None of it can be kept or called lost."""
+    now = int(time.time())
+
+    def signed(body: bytes, by: str | None = secret, timestamp: int = now) -> dict[str, str]:
+        stamped = {"X-Webhook-Timestamp": f"{timestamp}"}
+        return stamped | {"X-Webhook-Signature": sign(by, timestamp, body)} if by else {}
+
+    empty, broken = b'{"message": {}}', b'{"message": '
+    yield "a GET", "405", "GET", None, {}
+    if secret:
+        yield "unsigned", "401", "POST", empty, {}
+        yield "signed with another secret", "401", "POST", empty, signed(empty, uuid.uuid4().hex)
+        yield "signed a day ago", "401", "POST", empty, signed(empty, secret, now - 86400)
+    yield "broken JSON", "400", "POST", broken, signed(broken)
+    yield "no status update", "422", "POST", empty, signed(empty)
+    for kind in OTHER_TYPES:
+        body = json.dumps({"message": {"type": kind}}).encode()
+        yield f"a message of type {kind}", "200 {}", "POST", body, signed(body)
+    too_large = b" " * (MAX_BODY + 1)
+    yield "over 1 MiB", "413", "POST", too_large, signed(too_large)
+
+
+def send_test_call(url: str, secret: str | None) -> int:
+    """Send one call through every handler. Returns how many of its two updates were not answered 200."""
+    call_id, wrong = f"test-call-{uuid.uuid4()}", 0
+    for status, error in ((IN_PROGRESS, None), (ENDED_WITH_ERROR, "TEST CALL: nothing is wrong")):
+        message: dict[str, Any] = {
+            "type": "status-update",
+            "timestamp": isoformat(datetime.now(UTC)),
+            "call": {"id": call_id, "type": "inbound_phone_call", "status": status},
+            "phone_number": {"number": "+12025550100", "name": "TEST CALL"},
+            "customer": {"number": "+12025550101"},
+            "error": error,
+        }
+        answered, _ = post(new_session(), url, message, secret)
+        wrong += answered != "answered 200"
+        click.echo(f"TEST CALL {status}: {answered}")
+    click.echo(f"Look for {call_id} in the log, in the CRM, and for its error in Slack.")
+    return wrong

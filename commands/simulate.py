@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import click
 from flask.cli import with_appcontext
 
-from commands.base import Command, first_secret, new_session, post, webhook_url
+from commands.base import LOOPBACK, Command, first_secret, new_session, post, webhook_url
 from schemas.status_update import isoformat
 
 
@@ -28,7 +28,7 @@ from schemas.status_update import isoformat
 def simulate(url: str, calls: int, rate: float, errors: float, yes: bool) -> None:
     """Post made-up calls to a receiver, signed with WEBHOOK_SECRET, and count its answers."""
     url = webhook_url(url)
-    if not yes and urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1"):
+    if not yes and urlsplit(url).hostname not in LOOPBACK:
         click.confirm(f"Post {calls} made-up calls to {url}?", abort=True)
     session, secret = new_session(), first_secret()
 

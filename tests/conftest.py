@@ -184,11 +184,11 @@ class Receiver:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = path / f"receiver-{self.port}.log"
         environment = {
-            "PATH": os.environ["PATH"],
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PORT": str(self.port),
             "SQLITE_PATH": str(path / "calls.db"),
             "PYTHONUNBUFFERED": "1",
-            **environment,
+            **{name: value.replace("PORT", str(self.port)) for name, value in environment.items()},
         }
         self.command = [sys.executable, "-m", *(part.replace("PORT", str(self.port)) for part in command)]
         self.environment = environment

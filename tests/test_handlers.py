@@ -189,7 +189,7 @@ class TestCrm:
         [("inbound_phone_call", "inbound"), ("outbound_phone_call", "outbound"), ("web_call", "web"), (None, None)],
     )
     def test_the_direction_is_that_of_the_call(self, kind, direction):
-        one = update(call={"id": "x", "status": "ended", "type": kind})
+        one = update(call={"type": kind})
         assert crm_record(one)["direction"] == direction
 
 

@@ -1,0 +1,120 @@
+"""From a push to the first call: the Procfile, `flask check --url`, and what start-up tells."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import requests
+
+from config import SETTINGS
+from tests.conftest import ROOT, SECRET, message
+
+pytest.importorskip("honcho", reason="honcho is in requirements-dev.txt")
+
+
+@pytest.fixture
+def deployment(receiver):
+    """The Procfile's web process, as platforms start it, but on loopback."""
+
+    def start(**settings):
+        command = ("honcho", "--no-colour", "start")
+        return receiver(*command, WEB_CONCURRENCY="2", GUNICORN_CMD_ARGS="--bind=127.0.0.1:PORT", **settings)
+
+    return start
+
+
+def events(server):
+    """The log without honcho's prefix."""
+    lines = server.log.read_text().splitlines()
+    return [json.loads(line[line.index("{") :]) for line in lines if '| {"time"' in line]
+
+
+def test_the_procfile_starts_a_receiver(deployment):
+    server = deployment(WEBHOOK_SECRET=SECRET)
+    assert server.flask("simulate", "--url", server.url, "--calls", "2", "--rate", "1000").returncode == 0
+    assert len(server.exported()) == 4
+    for headers in ({}, {"X-Forwarded-For": "192.0.2.1"}):
+        assert server.post(message(), headers=headers).status_code == 401
+
+
+def test_behind_a_proxy_nothing_is_local(deployment):
+    server = deployment()
+    forwarded = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https"}
+    assert server.post(message()).text == "OK"
+    assert server.post(message(), headers=forwarded).status_code == 401
+    assert requests.get(f"{server.url}/calls.json", headers=forwarded, timeout=5).status_code == 403
+    assert requests.get(f"{server.url}/healthz", headers=forwarded, timeout=5).status_code == 200
+
+
+def test_starting_tells_once_what_is_on_and_warns(deployment):
+    server = deployment(DYNO="web.1", CRM_TOKEN="hush")
+    [line] = [line for line in events(server) if line["event"] == "starting"]
+    assert line["on"] == ["CRM_TOKEN"]
+    assert "WEBHOOK_SECRET" in line["off"]
+    warnings = [line["event"] for line in events(server) if line["level"] == "WARNING"]
+    assert [any(word in warning for warning in warnings) for word in ("WEBHOOK_SECRET", "disk", "DASHBOARD")] == [
+        True
+    ] * 3
+    assert "hush" not in server.log.read_text()
+
+
+def test_check_finds_a_deployment_right_and_leaves_no_trace(deployment):
+    server = deployment(WEBHOOK_SECRET=SECRET)
+    done = server.flask("check", "--url", server.url)
+    assert done.returncode == 0, done.stdout
+    assert "differs" not in done.stdout
+    assert [line.split()[-2:] for line in done.stdout.splitlines() if line.startswith("a message of")] == [
+        ["200", "{}"]
+    ] * 3
+    assert server.exported() == []
+    assert "ERROR" not in {line["level"] for line in events(server)}
+
+
+def test_check_exits_with_1_where_the_secret_is_wrong(deployment):
+    server = deployment(WEBHOOK_SECRET=SECRET)
+    server.environment["WEBHOOK_SECRET"] = "another"
+    done = server.flask("check", "--url", server.url)
+    assert done.returncode == 1
+    assert "broken JSON                          400        401   <-- differs" in done.stdout
+    assert "WEBHOOK_SECRET" in done.stderr
+
+
+def test_check_can_send_a_call_through_every_handler(deployment, service):
+    server = deployment(WEBHOOK_SECRET=SECRET, CRM_WEBHOOK_URL=service.url, SLACK_WEBHOOK_URL=service.url)
+    assert server.flask("check", "--url", server.url, "--send").returncode == 0
+    assert sorted("text" in body for body in service.bodies) == [False, False, True]
+    assert any("TEST CALL" in body.get("text", "") for body in service.bodies)
+    assert [line["message"]["phone_number"]["name"] for line in server.exported()] == ["TEST CALL"] * 2
+
+
+def test_check_works_on_a_laptop_without_a_secret(receiver):
+    server = receiver()
+    assert server.flask("check", "--url", server.url).returncode == 0
+
+
+def test_check_of_a_deployment_needs_its_secret(runner):
+    result = runner.invoke(args=["check", "--url", "https://calls.example.com"])
+    assert result.exit_code == 2
+    assert "WEBHOOK_SECRET" in result.output
+
+
+def test_check_of_what_does_not_answer_exits_with_1(runner):
+    result = runner.invoke(args=["check", "--url", "http://127.0.0.1:9"])
+    assert result.exit_code == 1
+    assert "ConnectionError" in result.output
+
+
+def test_app_json_generates_the_secrets_and_names_only_settings():
+    env = json.loads((ROOT / "app.json").read_text())["env"]
+    assert env.keys() <= SETTINGS.keys()
+    assert {name for name, each in env.items() if each.get("generator") == "secret"} == {
+        "WEBHOOK_SECRET",
+        "DASHBOARD_PASSWORD",
+    }
+
+
+def test_without_requirements_dev_the_app_starts():
+    """Nothing but requirements.txt is imported."""
+    blocked = "import sys; sys.modules.update(dict.fromkeys(('dotenv', 'hypothesis', 'honcho'))); import app"
+    subprocess.run([sys.executable, "-c", blocked], cwd=ROOT, check=True, env={})
