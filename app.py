@@ -16,7 +16,8 @@ import commands
 import config as settings
 import dashboard
 import stores
-from dispatch import Pauses, clock, dispatch, start_retrying
+from config import clock
+from dispatch import Pauses, dispatch, start_retrying
 from handlers.outbound import Slots
 from schemas import strict_json
 from schemas.status_update import field_errors, isoformat, load

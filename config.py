@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from flask import current_app
+
 logger = logging.getLogger(__name__)
 
 # Not settings, but keys of the app's config, so that tests can change them. Times are in seconds.
@@ -28,6 +30,7 @@ LIMITS = {
     "LAST_TRY": 10.0,  # at shutdown
     "STALE_AFTER": 12 * 3600.0,
 }
+VERSION = "1.0"
 MAX_BODY = 1024 * 1024  # bytes
 WEBHOOK_PATH = "/webhooks/status-update"
 
@@ -81,6 +84,7 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any]] = {
     "CRM_WEBHOOK_URL": (_url("http", "https"), None),
     "CRM_TOKEN": (_token, None),
     "SLACK_WEBHOOK_URL": (_url("http", "https"), None),
+    "ALERT_INTERVAL": (_number(0, 86400), 60),
     "DASHBOARD_PASSWORD": (str, None),
     "RETENTION_DAYS": (_number(2, 3650), 30),
 }
@@ -95,10 +99,21 @@ def load(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
             config[name] = parse(text) if text else default
         except ValueError as error:
             raise SystemExit(f"{name} {error}. Set it to such a value, or unset it.") from None
+    config["PUBLIC_URL"] = _public_url(environ)
     # Each of these platforms names itself so. The first has no disk that stays; on the others one can be mounted.
     others = {"RENDER", "RAILWAY_ENVIRONMENT", "FLY_APP_NAME", "K_SERVICE"}
     config["THROW_AWAY_DISK"] = "DYNO" in environ or not (others.isdisjoint(environ) or environ.get("SQLITE_PATH"))
     return config
+
+
+def _public_url(environ: Mapping[str, str]) -> str | None:
+    """Where the platform says that this app is seen: Render, then Railway, Heroku and Fly."""
+    if url := environ.get("RENDER_EXTERNAL_URL"):
+        return url
+    names = ("RAILWAY_PUBLIC_DOMAIN", "HEROKU_APP_DEFAULT_DOMAIN_NAME")
+    fly = environ.get("FLY_APP_NAME")
+    host = next(filter(None, map(environ.get, names)), None) or (fly and f"{fly}.fly.dev")
+    return f"https://{host}" if host else None
 
 
 def on_and_off(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -119,6 +134,11 @@ def warnings(config: Mapping[str, Any]) -> list[str]:
     if not config["DASHBOARD_PASSWORD"]:
         found.append("Only this machine can see the calls: set DASHBOARD_PASSWORD to see them from elsewhere.")
     return found
+
+
+def clock() -> float:
+    """Now, in Unix seconds."""
+    return current_app.config["CLOCK"]()
 
 
 def announce(config: Mapping[str, Any], **fields: Any) -> None:

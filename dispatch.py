@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from flask import Flask, current_app, g
 
+from config import clock
 from handlers import HANDLERS
 from handlers.outbound import GiveUp, NotNow, Retry, Unavailable
 from schemas.status_update import StatusUpdate, load
@@ -96,11 +97,6 @@ def start_retrying(app: Flask) -> Callable[[], None]:
     return app.extensions["stop_retrying"]
 
 
-def clock() -> float:
-    """Now, in Unix seconds."""
-    return current_app.config["CLOCK"]()
-
-
 def _work(update: StatusUpdate, lease: float, rows: dict[Handler, Row], paused: list[Handler] = ()) -> bool:
     """Call each handler but the paused and settle its row; whether everything is done."""
     failures = []
@@ -125,14 +121,14 @@ def _call(handler: Handler, update: StatusUpdate) -> Exception | None:
         handler(update)
     except Exception as error:
         failed = error
-        expected = isinstance(error, Retry | GiveUp)
         took = round(1000 * (time.monotonic() - started))
-        logger.log(
-            logging.WARNING if expected else logging.ERROR,
-            "handler failed",
-            exc_info=None if expected else error,
-            extra=_extra(update, handler=handler.__name__, error=str(error), ms=took),
-        )
+        fields = _extra(update, handler=handler.__name__, error=str(error), ms=took)
+        if isinstance(error, NotNow):
+            logger.info("handler put off", extra=fields)
+        elif isinstance(error, Retry | GiveUp):
+            logger.warning("handler failed", extra=fields)
+        else:
+            logger.exception("handler failed", extra=fields)
     _pauses().note(handler.__name__, failed)
     return failed
 

@@ -6,7 +6,8 @@ import click
 from flask.cli import with_appcontext
 
 from commands.base import Command
-from dispatch import clock, retry_one
+from config import clock
+from dispatch import retry_one
 from handlers import HANDLERS
 from stores import get_store
 

@@ -11,7 +11,7 @@ from flask.cli import with_appcontext
 from marshmallow import ValidationError
 
 from commands.base import Command, first_secret, new_session, post, webhook_url
-from dispatch import clock
+from config import clock
 from handlers import HANDLERS
 from schemas import strict_json
 from schemas.status_update import StatusUpdate, field_errors, isoformat, load

@@ -8,7 +8,7 @@ from typing import Any
 from flask import Blueprint, Response, abort, current_app, jsonify, request
 from werkzeug.datastructures import WWWAuthenticate
 
-from dispatch import clock
+from config import clock
 from schemas.status_update import isoformat
 from signature import is_local
 from stores import CallState, StoreError, get_store

@@ -1,33 +1,79 @@
-"""Failed calls, to a chat: Slack, or what takes Slack's webhooks (Mattermost, Discord's `/slack`)."""
+"""Failed calls, to a chat: Slack, or what takes Slack's webhooks (Mattermost, Discord's `/slack`).
 
-from flask import current_app
+Many alike errors make one message per ALERT_INTERVAL: an update whose error was just reported stays pending until then.
+"""
 
-from handlers.outbound import post
+import re
+from urllib.parse import quote, urlsplit
+
+from flask import current_app, has_request_context, request
+
+from config import clock
+from handlers.outbound import NotNow, Retry, post
 from schemas.status_update import ENDED_WITH_ERROR, StatusUpdate
 from stores import get_store
+
+MAX_ERROR = 3000
+LATE = 3600  # seconds
+SLACK = re.compile(r"(.+\.)?slack(-gov)?\.com")
 
 
 def alert_on_error(update: StatusUpdate) -> None:
     url = current_app.config["SLACK_WEBHOOK_URL"]
-    if url and update.call.status == ENDED_WITH_ERROR:
-        call, _ = get_store().call(update.call.id)
-        post(url, {"text": alert_text(update, call.seconds if call else None)})
+    if not url or update.call.status != ENDED_WITH_ERROR:
+        return
+    config, store, now = current_app.config, get_store(), clock()
+    claim = config["OUTBOUND_TIMEOUT"] + 1  # longer than a post takes: no other process reports the same meanwhile
+    report = store.claim_report(update, "alert_on_error", now, config["ALERT_INTERVAL"], claim)
+    if report is None:
+        return
+    if report.wait:
+        raise NotNow("such an error was just reported", after=report.wait)
+    call, _ = store.call(update.call.id)
+    text = alert_text(update, call.seconds if call else None, report.more, now, public_url())
+    answer = post(url, {"text": text})
+    if SLACK.fullmatch(urlsplit(url).hostname) and answer.text != "ok":
+        raise Retry(f"answered 200 but {answer.text[:100]}")
+    store.settle_report(update, report, now)
 
 
-def alert_text(update: StatusUpdate, seconds: float | None) -> str:
-    """The alert; `seconds` is how long the call lasted, where known."""
+def alert_text(update: StatusUpdate, seconds: float | None, more: int, now: float, url: str | None) -> str:
+    """The alert, for an update and `more` alike: `seconds` is how long the call lasted, `url` where the app is seen."""
     line = " ".join(filter(None, (update.phone_number.name, update.phone_number.number)))
+    late = now - update.received_at.timestamp()
     lines = [
-        f"Call error: {update.error or 'unknown'}",
+        f"Call error: {update.error or 'unknown'}"[:MAX_ERROR],
+        f"and {more} more" if more else None,
         f"Line: {line or 'web call'}",
         f"Caller: {update.customer.number or 'unknown'}",
         f"Time: {update.timestamp:%Y-%m-%d %H:%M:%S} UTC",
+        f"Length: {duration(seconds)}" if seconds is not None else None,
+        f"Late: told {duration(late)} after it was received" if late > LATE else None,
     ]
-    if seconds is not None:
-        lines.append(f"Length: {int(seconds // 60)} min {int(seconds % 60)} s")
-    return escape("\n".join(lines))
+    told = "\n".join(plain(line) for line in lines if line)
+    return f"{told}\n{url.rstrip('/')}/calls/{quote(update.call.id, safe='')}" if url else told
 
 
-def escape(text: str) -> str:
-    """The three characters that https://docs.slack.dev/messaging/formatting-message-text gives a meaning."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def plain(text: str) -> str:
+    """`text` so that it can make no line, mention or link of its own.
+
+    Escapes the characters that https://docs.slack.dev/messaging/formatting-message-text gives a meaning, and puts a
+    zero-width space into what chats make mentions and links of by themselves.
+    """
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return text.replace("@", "@\u200b").replace("://", ":\u200b//")
+
+
+def duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+def public_url() -> str | None:
+    """Where people see the app: as the platform says, else as the provider's request names it."""
+    if current_app.config["PUBLIC_URL"] or not has_request_context():
+        return current_app.config["PUBLIC_URL"]
+    scheme = request.headers.get("X-Forwarded-Proto", request.scheme)
+    return f"{'https' if scheme == 'https' else 'http'}://{request.host}"

@@ -11,6 +11,8 @@ from typing import Any
 import requests
 from flask import current_app, g
 
+from config import VERSION
+
 LONGEST_RETRY_AFTER = 3600.0
 
 _local = threading.local()
@@ -82,6 +84,7 @@ def _send(url: str, json: Any, headers: dict[str, str] | None, timeout: float) -
     if not hasattr(_local, "session"):
         _local.session = requests.Session()
         _local.session.trust_env = False
+        _local.session.headers["User-Agent"] = f"call-status-receiver/{VERSION}"
     try:
         return _local.session.post(url, json=json, headers=headers, timeout=timeout, allow_redirects=False)
     except requests.Timeout:

@@ -5,6 +5,7 @@ Its statuses and call types are the provider's and more may come, so they stay s
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -58,6 +59,11 @@ class StatusUpdate:
     @property
     def is_final(self) -> bool:
         return self.call.status in FINAL
+
+    @property
+    def alike(self) -> str | None:
+        """The same for errors that differ in digits only; None where the call did not end with one."""
+        return re.sub(r"[0-9]+", "#", self.error or "")[:256] if self.call.status == ENDED_WITH_ERROR else None
 
 
 class _Schema(Schema):

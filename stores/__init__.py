@@ -84,6 +84,16 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """What to tell of an error: that `more` updates have one alike; `upto` marks which updates that covers. Where
+    `wait` is not 0, nothing is to be told for so many seconds."""
+
+    wait: float
+    more: int = 0
+    upto: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Backlog:
     """How many rows a handler has pending and failed; `oldest` is when the oldest pending one's update was received."""
 
@@ -142,6 +152,16 @@ class Store(Protocol):
 
     def backlog(self) -> list[Backlog]:
         """What is pending and failed, by handler."""
+
+    def claim_report(
+        self, update: StatusUpdate, handler: str, now: float, interval: float, lease: float
+    ) -> Report | None:
+        """Atomically claim until `now` + `lease`, for the one who reports them, the error of `update` and all alike
+        that `handler` has rows for. None where a settled report covers the update, or it is not kept; the wait, where
+        such an error was reported less than `interval` seconds ago or is claimed."""
+
+    def settle_report(self, update: StatusUpdate, report: Report, now: float) -> None:
+        """Atomically note that what was claimed has been reported, and end the claim."""
 
     def check(self) -> float | None:
         """When the last update was received. Raises StoreError if an update could not be kept now."""

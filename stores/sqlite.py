@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from schemas.status_update import IN_PROGRESS, StatusUpdate, dump
 from stores import Backlog, CallState, Figures, Kept, Row
-from stores.sqlite_file import SQLiteFile
+from stores.sqlite_reports import SQLiteReports
 
 PAGE = 500
 
@@ -26,7 +26,7 @@ MENTION_CALL = f"{_INSERT_CALL} received_at = excluded.received_at WHERE receive
 _ROW = "handler, due, attempts, first_tried, error"
 
 
-class SQLiteStore(SQLiteFile):
+class SQLiteStore(SQLiteReports):
     """The contract is in `stores.Store`."""
 
     name = "sqlite"
@@ -47,9 +47,9 @@ class SQLiteStore(SQLiteFile):
         rows += [(*key, name, None, False, received_at) for name in failed]
         with self.write() as db:
             added = db.execute(
-                "INSERT INTO updates (call_id, status, received_at, kept_at, message) VALUES (?, ?, ?, ?, ?)"
+                "INSERT INTO updates (call_id, status, received_at, kept_at, message, alike) VALUES (?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT DO NOTHING",
-                (*key, received_at, now, json.dumps(dump(update))),
+                (*key, received_at, now, json.dumps(dump(update)), update.alike),
             ).rowcount
             if added:
                 db.executemany(
@@ -186,6 +186,7 @@ class SQLiteStore(SQLiteFile):
                 (before, limit),
             ).rowcount
             db.execute("DELETE FROM figures WHERE calls = 0")
+            db.execute("DELETE FROM reports WHERE reported_at < ? AND leased_until < ?", (before, before))
         return len(keys) + calls
 
     def _calls(self, where: str, *values: str | int) -> list[CallState]:

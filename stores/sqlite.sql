@@ -5,6 +5,7 @@ CREATE TABLE IF NOT EXISTS updates (
   received_at REAL NOT NULL,
   kept_at REAL NOT NULL,
   message TEXT NOT NULL,
+  alike TEXT,
   UNIQUE (call_id, status)
 );
 CREATE INDEX IF NOT EXISTS updates_received ON updates (received_at);
@@ -24,6 +25,14 @@ CREATE TABLE IF NOT EXISTS rows (
   PRIMARY KEY (call_id, status, handler)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS rows_due ON rows (handler, due);
+
+-- Up to which of the updates whose errors are alike they have been reported, and when last.
+CREATE TABLE IF NOT EXISTS reports (
+  alike TEXT PRIMARY KEY,
+  upto INTEGER NOT NULL,
+  reported_at REAL NOT NULL,
+  leased_until REAL NOT NULL
+) WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS calls (
   id TEXT PRIMARY KEY,

@@ -21,6 +21,7 @@ def test_without_any_setting_everything_has_its_default():
         "CRM_WEBHOOK_URL": None,
         "CRM_TOKEN": None,
         "SLACK_WEBHOOK_URL": None,
+        "ALERT_INTERVAL": 60,
         "DASHBOARD_PASSWORD": None,
         "RETENTION_DAYS": 30,
     }
@@ -87,6 +88,20 @@ def test_it_warns_of_what_a_deployment_should_not_stay_without(environ, words):
     assert len(found) == len(words)
     for sentence, word in zip(found, words, strict=True):
         assert word in sentence
+
+
+@pytest.mark.parametrize(
+    ("environ", "url"),
+    [
+        ({}, None),
+        ({"RENDER_EXTERNAL_URL": "https://x.onrender.com"}, "https://x.onrender.com"),
+        ({"RAILWAY_PUBLIC_DOMAIN": "x.up.railway.app"}, "https://x.up.railway.app"),
+        ({"HEROKU_APP_DEFAULT_DOMAIN_NAME": "x-1.herokuapp.com"}, "https://x-1.herokuapp.com"),
+        ({"FLY_APP_NAME": "x"}, "https://x.fly.dev"),
+    ],
+)
+def test_some_platforms_say_where_the_app_is_seen(environ, url):
+    assert load(environ)["PUBLIC_URL"] == url
 
 
 @pytest.mark.parametrize(

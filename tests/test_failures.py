@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -10,6 +11,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
 import pytest
@@ -126,6 +128,30 @@ def test_sigterm_in_the_middle_of_a_request_answers_it(receiver, service):
     assert server.process.wait(30) == 0
     assert len(service.requests) == 1
     assert [line["pending"] for line in server.exported()] == [[]]
+
+
+def test_a_storm_of_600_failed_calls_makes_a_handful_of_messages_that_add_up(receiver, service):
+    server = receiver(
+        WEB_CONCURRENCY="2",
+        SLACK_WEBHOOK_URL=service.url,
+        ALERT_INTERVAL="3",
+        limits={"RETRY_EVERY": 0.05, "OUTBOUND_TIMEOUT": 1.0},
+    )
+    errors = ("STT connection failed", "LLM timed out after {} s", "SIP {}")
+
+    def fail(number):
+        error = errors[number % 3].format(number)
+        assert server.post(message("ended-with-error", f"call-{number}", error=error)).text == "OK"
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(fail, range(600)))
+    wait_until(lambda: settled(server), 60)
+    told = Counter()
+    for body in service.bodies:
+        error = re.sub("[0-9]+", "#", body["text"].splitlines()[0])
+        told[error] += 1 + int((re.search("and ([0-9]+) more", body["text"]) or [0, 0])[1])
+    assert told == dict.fromkeys((f"Call error: {error.replace('{}', '#')}" for error in errors), 200)
+    assert len(service.bodies) < 60
 
 
 @pytest.mark.parametrize("command", [None, ("flask", "--app", "tests.limits", "run", "--port", "PORT")])

@@ -1,6 +1,7 @@
 """What the handlers send, and what they make of the answers."""
 
 import json
+import re
 import socket
 import time
 from datetime import UTC, datetime, timedelta
@@ -9,14 +10,15 @@ from email.utils import format_datetime
 import pytest
 from flask import g
 
+from dispatch import dispatch, retry_one
 from handlers import HANDLERS
 from handlers.active_calls import track_call
-from handlers.alerts import alert_on_error, alert_text
+from handlers.alerts import SLACK, alert_on_error, alert_text
 from handlers.crm import crm_record, update_crm
 from handlers.event_log import log_event
 from handlers.outbound import GiveUp, NotNow, Retry, Unavailable, post
 from stores import get_store
-from tests.conftest import free_port, update
+from tests.conftest import SECRET, URL, free_port, message, signed, update
 
 ERROR = update("ended-with-error", timestamp="2025-12-13T12:05:00Z", error="STT connection failed")
 
@@ -35,6 +37,7 @@ class TestOutbound:
     def test_it_posts_json_and_returns_the_answer(self, service):
         assert post(f"{service.url}/x?a=b", {"a": "é"}, {"X-Extra": "1"}).text == "ok"
         [(path, headers, body)] = service.requests
+        assert headers["User-Agent"] == "call-status-receiver/1.0"
         assert (path, json.loads(body), headers["X-Extra"]) == ("/x?a=b", {"a": "é"}, "1")
         assert headers["Content-Type"] == "application/json"
 
@@ -125,12 +128,23 @@ class TestOutbound:
         assert 90 < caught.value.after <= 100
 
 
+def fail(app, clock, call_id="call-1", error="STT connection failed", **fields):
+    """Dispatch an update that a call ended with `error`, received now."""
+    dispatch(update("ended-with-error", call_id, clock.now, error=error, timestamp="2025-12-13T12:05:00Z", **fields))
+
+
 class TestAlerts:
-    def test_a_failed_call_is_told_to_slack(self, app, service):
-        app.config["SLACK_WEBHOOK_URL"] = service.url
-        track_call(update("in-progress"))
-        track_call(ERROR)
-        alert_on_error(ERROR)
+    @pytest.fixture
+    def settings(self, settings, service):
+        return settings | {"SLACK_WEBHOOK_URL": service.url}
+
+    def retry(self, clock, seconds):
+        clock.now += seconds
+        return [*iter(lambda: retry_one(alert_on_error, clock.now), None)]
+
+    def test_a_failed_call_is_told_to_slack(self, app, clock, service):
+        dispatch(update("in-progress"))
+        fail(app, clock)
         assert service.bodies == [
             {
                 "text": "Call error: STT connection failed\nLine: HMS Sovereign Demo +31850835037\n"
@@ -139,19 +153,94 @@ class TestAlerts:
         ]
 
     def test_only_errors_are_told(self, app, service):
-        app.config["SLACK_WEBHOOK_URL"] = service.url
         for status in ("in-progress", "ended", "failed"):
-            alert_on_error(update(status))
+            dispatch(update(status))
         assert service.requests == []
 
-    def test_unset_it_is_off(self, service):
-        alert_on_error(ERROR)
+    def test_unset_it_is_off(self, app, clock, service):
+        app.config["SLACK_WEBHOOK_URL"] = None
+        fail(app, clock)
         assert service.requests == []
 
-    def test_what_slack_reads_as_markup_is_escaped(self):
-        text = alert_text(update("ended-with-error", error="<!channel> a & b", customer=None, phone_number=None), None)
-        assert text.startswith("Call error: &lt;!channel&gt; a &amp; b\nLine: web call\nCaller: unknown\n")
-        assert "Length" not in text
+    def test_a_storm_makes_one_message_an_interval_and_the_numbers_add_up(self, app, clock, service):
+        for number in range(20):
+            fail(app, clock, f"call-{number}", f"SIP {number}")
+        assert len(service.requests) == 1
+        assert self.retry(clock, 59) == []
+        assert self.retry(clock, 1) == [True] * 19
+        assert [re.findall("and ([0-9]+) more", body["text"]) for body in service.bodies] == [[], ["18"]]
+        assert get_store().backlog() == []
+
+    def test_a_message_that_was_not_taken_is_told_again_and_covers_all(self, app, clock, service):
+        service.answers += [(500, {}, b"")]
+        fail(app, clock, "a")
+        fail(app, clock, "b")
+        assert self.retry(clock, 60) == [True, True]
+        assert ["and 1 more" in body["text"] for body in service.bodies] == [False, True]
+
+    @pytest.mark.parametrize("status", [404, 410])
+    def test_a_channel_that_is_gone_fails_at_once(self, app, clock, service, status):
+        answer(service, status, text=b"channel_is_archived")
+        fail(app, clock)
+        [[row]] = [kept.rows for kept in get_store().updates()]
+        assert (row.due, row.error) == (None, f"answered {status}: channel_is_archived")
+
+    def test_of_slack_only_ok_is_taken(self, app, clock, service, monkeypatch):
+        answer(service, 200, text=b"<html>")
+        fail(app, clock, "a", "one")
+        assert get_store().backlog() == []
+        monkeypatch.setattr("handlers.alerts.SLACK", re.compile("127.0.0.1"))
+        fail(app, clock, "b", "another")
+        assert get_store().backlog()[0].error == "answered 200 but <html>"
+
+    @pytest.mark.parametrize(
+        ("host", "is_slack"),
+        [
+            ("hooks.slack.com", True),
+            ("hooks.slack-gov.com", True),
+            ("slack.com.example.com", False),
+            ("noslack.com", False),
+        ],
+    )
+    def test_slack_is_known_by_its_host(self, host, is_slack):
+        assert bool(SLACK.fullmatch(host)) is is_slack
+
+    def test_an_alert_an_hour_late_says_so(self, app, clock, service):
+        service.answers += [(500, {}, b"")]
+        fail(app, clock)
+        self.retry(clock, 3601)
+        assert [("Late: told 1 h 0 min after" in body["text"]) for body in service.bodies] == [False, True]
+
+    def test_it_links_to_the_call_where_the_app_is_known(self, app, clock, client, service):
+        document = message("ended-with-error", "call-_+316", error="x")
+        secret = signed(json.dumps(document).encode())
+        app.config["WEBHOOK_SECRET"] = (SECRET,)
+        client.post(
+            URL,
+            data=json.dumps(document),
+            headers=secret | {"X-Forwarded-Proto": "https"},
+            base_url="http://calls.example.com",
+        )
+        assert service.bodies[0]["text"].endswith("\nhttps://calls.example.com/calls/call-_%2B316")
+        app.config["PUBLIC_URL"] = "https://x.onrender.com"
+        fail(app, clock, "call-2", "y")
+        assert service.bodies[1]["text"].endswith("\nhttps://x.onrender.com/calls/call-2")
+
+    def text(self, error="x", **fields):
+        return alert_text(update("ended-with-error", error=error, **fields), None, 0, 0, None)
+
+    @pytest.mark.parametrize(
+        "error", ["<!channel> <https://evil|click>", "@channel @everyone", "[click](https://evil)"]
+    )
+    def test_no_error_pings_anybody_or_links_anywhere(self, error):
+        text = self.text(error)
+        assert not re.search("<|@[a-z]|://", text)
+
+    def test_no_error_makes_a_line_of_its_own_or_a_message_too_long(self):
+        text = self.text("a\nCaller: me\x1b\u2028b" + "c" * 9000)
+        assert text.splitlines()[0].startswith("Call error: a Caller: me b")
+        assert len(text.splitlines()[0]) <= 3000
+        assert self.text(customer=None, phone_number=None).splitlines()[1:3] == ["Line: web call", "Caller: unknown"]
 
 
 class TestCrm:

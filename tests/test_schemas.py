@@ -120,6 +120,13 @@ def test_lone_surrogates_in_texts_become_question_marks():
     assert update("ended-with-error", error="a\ud800b").error == "a?b"
 
 
+def test_errors_are_alike_when_they_differ_in_digits_only():
+    alike = {update("ended-with-error", error=f"SIP {code} after {code / 7:.2f} s").alike for code in (486, 5, 1000)}
+    assert alike == {"SIP # after #.# s"}
+    assert update("ended-with-error").alike == ""
+    assert update("ended", error="x").alike is None
+
+
 def nested(levels):
     value = []
     for _ in range(levels - 1):

@@ -212,6 +212,58 @@ def test_updates_are_paged_in_the_order_they_were_kept(store, monkeypatch):
     assert [kept.call_id for kept in store.updates(NOW + 4)] == ["call-8", "call-9"]
 
 
+def fail(store, call_id, error="SIP 486", pending=("alert",)):
+    return record(store, "ended-with-error", call_id, error=error, pending=pending)[0]
+
+
+def claim(store, update, now=NOW, handler="alert"):
+    return store.claim_report(update, handler, now, 60, 5)
+
+
+def test_alike_errors_are_reported_once_an_interval_with_their_number(store):
+    first = fail(store, "a")
+    report = claim(store, first)
+    assert (report.wait, report.more) == (0, 0)
+    store.settle_report(first, report, NOW)
+    assert claim(store, first) is None
+    later = [fail(store, f"b{number}", f"SIP {number}") for number in range(5)]
+    assert {claim(store, each, NOW + 1).wait for each in later} == {59}
+    report = claim(store, later[2], NOW + 60)
+    assert (report.wait, report.more) == (0, 4)
+    store.settle_report(later[2], report, NOW + 60)
+    assert [claim(store, each, NOW + 61) for each in later] == [None] * 5
+
+
+def test_different_errors_are_reported_apart(store):
+    assert [claim(store, fail(store, name, name)).wait for name in ("STT failed", "LLM failed")] == [0, 0]
+
+
+def test_a_report_is_claimed_by_one_until_its_lease_is_over(store):
+    one, other = fail(store, "a"), fail(store, "b")
+    assert claim(store, one).more == 1
+    assert claim(store, other, NOW + 2).wait == 3
+    assert claim(store, other, NOW + 5).more == 1
+
+
+def test_what_comes_after_the_claim_is_not_covered_by_its_report(store):
+    one = fail(store, "a")
+    report = claim(store, one)
+    late = fail(store, "b")
+    store.settle_report(one, report, NOW)
+    assert claim(store, late, NOW + 60).wait == 0
+
+
+def test_only_what_the_handler_has_still_to_do_is_counted(store):
+    settled = fail(store, "a")
+    store.settle(settled, LEASE, ["alert"], [])
+    fail(store, "b", pending=("update_crm",))
+    assert claim(store, fail(store, "c")).more == 0
+
+
+def test_an_update_that_is_not_kept_is_not_reported(store):
+    assert claim(store, update("ended-with-error")) is None
+
+
 def test_checking_tells_when_the_last_update_was_received(store):
     assert store.check() is None
     record(store, received_at=NOW - 5)
