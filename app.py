@@ -17,12 +17,13 @@ import config as settings
 import dashboard
 import stores
 from config import clock
-from dispatch import Pauses, dispatch, start_retrying
+from dispatch import Pauses, dispatch
 from handlers.outbound import Slots
 from schemas import strict_json
 from schemas.status_update import field_errors, isoformat, load
 from signature import InvalidSignature, StaleSignature, is_local, verify
 from stores import StoreError
+from upkeep import start_retrying
 
 RETRY_AFTER = 30  # seconds, for a message that could not be kept
 

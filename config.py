@@ -29,6 +29,9 @@ LIMITS = {
     "PROBE_EVERY": 30.0,  # what a paused handler's service is asked
     "LAST_TRY": 10.0,  # at shutdown
     "STALE_AFTER": 12 * 3600.0,
+    "ASK_AFTER": 3600.0,  # how long a call is active before the provider is asked after it
+    "ASK_EVERY": 600.0,
+    "UPKEEP_EVERY": 60.0,
 }
 VERSION = "1.0"
 MAX_BODY = 1024 * 1024  # bytes
@@ -86,6 +89,8 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any]] = {
     "SLACK_WEBHOOK_URL": (_url("http", "https"), None),
     "ALERT_INTERVAL": (_number(0, 86400), 60),
     "DASHBOARD_PASSWORD": (str, None),
+    "PROVIDER_API_KEY": (_token, None),
+    "PROVIDER_API_URL": (_url("http", "https"), "https://api.hmsovereign.com/api/v1"),
     "RETENTION_DAYS": (_number(2, 3650), 30),
 }
 

@@ -1,16 +1,15 @@
-"""Keep an update, call every handler, and see to it that what is not done is done later."""
+"""Keep an update, call every handler, and write down what is still to be done."""
 
 import json
 import logging
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from flask import Flask, current_app, g
+from flask import current_app, g
 
 from config import clock
 from handlers import HANDLERS
@@ -75,26 +74,7 @@ def retry_one(handler: Handler, due_at: float, *, probe: bool = False) -> bool |
     if taken is None:
         return None
     kept, row = taken
-    return _work(_update(kept), lease, {handler: row})
-
-
-def start_retrying(app: Flask) -> Callable[[], None]:
-    """Start this process's one retry thread, unless it runs already.
-
-    Returns what ends it: that finishes what is in hand, tries due work a last time and logs what stays pending.
-    """
-    stopping = threading.Event()
-    thread = threading.Thread(target=_retry_until, args=(stopping, app), name="retry", daemon=True)
-
-    def stop() -> None:
-        stopping.set()
-        thread.join()
-        with app.app_context():
-            _last_try()
-
-    if app.extensions.setdefault("stop_retrying", stop) is stop:
-        thread.start()
-    return app.extensions["stop_retrying"]
+    return _work(loaded(kept), lease, {handler: row})
 
 
 def _work(update: StatusUpdate, lease: float, rows: dict[Handler, Row], paused: list[Handler] = ()) -> bool:
@@ -150,54 +130,8 @@ def _reschedule(row: Row, error: Exception) -> Row:
     return Row(row.handler, None if over else now + after, row.attempts + 1, first_tried, text)
 
 
-def _retry_until(stopping: threading.Event, app: Flask) -> None:
-    every = app.config["RETRY_EVERY"]
-    wait, orphans_at, orphans = every, 0.0, set()
-    while not stopping.wait(wait):
-        with app.app_context():
-            try:
-                done = [retry_one(handler, clock()) for handler in HANDLERS if not stopping.is_set()]
-                wait = 0 if any(done) else every
-                if time.monotonic() >= orphans_at:
-                    orphans_at = time.monotonic() + 60 * every
-                    _put_off_orphans(orphans)
-            except StoreError as error:
-                logger.error("retries wait for the store", extra={"error": str(error)})
-                wait = 5 * every
-            except Exception:
-                logger.exception("retry thread")
-                wait = 5 * every
-
-
-def _put_off_orphans(logged: set[str]) -> None:
-    """Fail the work of handlers that there are no more once it is too old; until then one may come back."""
-    store, now = get_store(), clock()
-    for name in {each.handler for each in store.backlog() if each.pending} - {h.__name__ for h in HANDLERS}:
-        if name not in logged:
-            logger.error("no such handler any more: its work fails after 24 h", extra={"handler": name})
-            logged.add(name)
-        while taken := store.take(name, now, now + current_app.config["LEASE"]):
-            kept, row = taken
-            end = kept.received_at + current_app.config["GIVE_UP_AFTER"]
-            put_off = replace(row, due=end if end > now else None, error="no such handler any more")
-            store.settle(_update(kept), row.due, [], [put_off])
-
-
-def _last_try() -> None:
-    g.deadline = time.monotonic() + current_app.config["LAST_TRY"]
-    now = clock()
-    try:
-        for handler in HANDLERS:
-            while time.monotonic() < g.deadline and retry_one(handler, now, probe=True):
-                pass
-        pending = {each.handler: each.pending for each in get_store().backlog() if each.pending}
-        if pending:
-            logger.warning("stopped with work pending", extra={"fields": pending})
-    except StoreError as error:
-        logger.error("stopped without a last try", extra={"error": str(error)})
-
-
-def _update(kept: Kept) -> StatusUpdate:
+def loaded(kept: Kept) -> StatusUpdate:
+    """A kept update as its handlers first got it."""
     return load(json.loads(kept.message), datetime.fromtimestamp(kept.received_at, UTC))
 
 

@@ -68,7 +68,7 @@ def post_fork(server, worker):
 
 
 def post_worker_init(worker):
-    from dispatch import start_retrying
+    from upkeep import start_retrying
 
     worker.stop_retrying = start_retrying(worker.wsgi)
 

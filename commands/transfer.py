@@ -3,6 +3,8 @@
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
@@ -31,8 +33,15 @@ def since(_context: click.Context, _parameter: click.Parameter, value: str) -> f
 @with_appcontext
 def export(since: float) -> None:
     """Print every kept update as a line of JSON, in the order they were kept."""
-    for kept in get_store().updates(since):
-        click.echo(json.dumps(exported(kept)))
+    with progress(get_store().updates(since), "Exporting") as updates:
+        for kept in updates:
+            click.echo(json.dumps(exported(kept)))
+
+
+def progress(things: Iterable[Any], label: str) -> AbstractContextManager[Iterable[Any]]:
+    """`things`, counted on a terminal that shows nothing else."""
+    hidden = sys.stdout.isatty() or not sys.stderr.isatty()
+    return click.progressbar(things, label=label, file=sys.stderr, show_pos=True, hidden=hidden)
 
 
 def exported(kept: Kept) -> dict[str, Any]:
@@ -61,20 +70,25 @@ def import_(file: BinaryIO, url: str | None) -> None:
     is pending for every handler. Importing twice changes nothing.
     """
     session, secret, target = new_session(), first_secret(), url and webhook_url(url)
-    results = Counter()
-    for number, line in enumerate(file, 1):
+
+    def take(line: bytes) -> str:
+        """What came of one line. Raises ValidationError."""
         try:
             document = strict_json.loads(line[max(line.find(b"{"), 0) :])
             message = document["message"]
         except (ValueError, TypeError, KeyError):
-            results["passed over"] += 1
-            continue
-        try:
-            update = load({"message": message}, received_at(document))
-            results[post(session, target, message, secret)[0] if url else keep(update, document)] += 1
-        except ValidationError as error:
-            results["wrong"] += 1
-            click.echo(f"line {number}: {json.dumps(field_errors(error))}", err=True)
+            return "passed over"
+        update = load({"message": message}, received_at(document))
+        return post(session, target, message, secret)[0] if target else keep(update, document)
+
+    results = Counter()
+    with progress(file, "Importing") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                results[take(line)] += 1
+            except ValidationError as error:
+                results["wrong"] += 1
+                click.echo(f"line {number}: {json.dumps(field_errors(error))}", err=True)
     for result, count in results.items():
         click.echo(f"{count} {result}")
     if not results.keys() <= {"kept", "kept already", "passed over", "answered 200"}:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any
 
 import requests
@@ -49,11 +50,11 @@ class Slots:
         self._free = threading.BoundedSemaphore(slots)
         self._pool = ThreadPoolExecutor(slots, "outbound")
 
-    def run(self, function: Callable[..., Any], *args: Any, timeout: float) -> Any:
+    def run(self, function: Callable[[], Any], timeout: float) -> Any:
         """What `function` returns within `timeout` seconds. Raises NotNow without a free slot, else Unavailable."""
         if not self._free.acquire(blocking=False):
             raise NotNow("too many requests wait for services")
-        future = self._pool.submit(function, *args)
+        future = self._pool.submit(function)
         future.add_done_callback(lambda _: self._free.release())
         try:
             return future.result(timeout)
@@ -67,8 +68,18 @@ def post(url: str, json: Any, headers: dict[str, str] | None = None) -> requests
     Raises Unavailable, GiveUp on 404 and 410, and Retry on any other answer. No redirect is followed: it would turn the
     POST into a GET. No exception's text has the URL or a header in it, as they may be secret.
     """
+    return _exchange("POST", url, json=json, headers=headers)
+
+
+def get(url: str, headers: dict[str, str] | None = None) -> requests.Response:
+    """The 2xx answer at `url`. Raises what `post` does."""
+    return _exchange("GET", url, headers=headers)
+
+
+def _exchange(method: str, url: str, **options: Any) -> requests.Response:
     timeout = _time_left()
-    answer = current_app.extensions["outbound"].run(_send, url, json, headers, timeout, timeout=timeout)
+    send = partial(_send, method, url, timeout=timeout, allow_redirects=False, **options)
+    answer = current_app.extensions["outbound"].run(send, timeout=timeout)
     reason = f"answered {answer.status_code}"
     if answer.status_code == 429 or answer.status_code >= 500:
         raise Unavailable(reason, _retry_after(answer.headers.get("Retry-After", "")))
@@ -79,14 +90,14 @@ def post(url: str, json: Any, headers: dict[str, str] | None = None) -> requests
     return answer
 
 
-def _send(url: str, json: Any, headers: dict[str, str] | None, timeout: float) -> requests.Response:
+def _send(method: str, url: str, **options: Any) -> requests.Response:
     """The answer, by this thread's session: it keeps connections open, and takes no proxy from the machine."""
     if not hasattr(_local, "session"):
         _local.session = requests.Session()
         _local.session.trust_env = False
         _local.session.headers["User-Agent"] = f"call-status-receiver/{VERSION}"
     try:
-        return _local.session.post(url, json=json, headers=headers, timeout=timeout, allow_redirects=False)
+        return _local.session.request(method, url, **options)
     except requests.Timeout:
         raise Unavailable("no answer in time") from None
     except requests.RequestException as error:

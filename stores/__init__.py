@@ -45,7 +45,10 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class CallState:
-    """What is known of one call. `started_at` and `ended_at` are the provider's times; those `received` are ours."""
+    """What is known of one call. `started_at` and `ended_at` are the provider's times; those `received` are ours.
+
+    `asked_at`: when the provider was last asked after it; `unknown`: the provider knew no such call.
+    """
 
     id: str
     status: str
@@ -60,6 +63,8 @@ class CallState:
     end_received_at: float | None
     error: str | None
     end_reason: str | None
+    asked_at: float | None = None
+    unknown: bool = False
 
     @property
     def seconds(self) -> float | None:
@@ -135,6 +140,9 @@ class Store(Protocol):
         """Bring the call up to date, atomically. Idempotent, and the same in whatever order updates come: an
         `in-progress` starts the call, the final status received first ends it for good, other statuses do neither."""
 
+    def note_asked(self, call_id: str, now: float, *, unknown: bool) -> None:
+        """Note on the call that the provider was asked after it, and whether it knew it."""
+
     def active(self) -> list[CallState]:
         """The calls that have started and not ended, newest start received first."""
 
@@ -163,6 +171,9 @@ class Store(Protocol):
     def settle_report(self, update: StatusUpdate, report: Report, now: float) -> None:
         """Atomically note that what was claimed has been reported, and end the claim."""
 
+    def claim(self, chore: str, now: float, seconds: float) -> bool:
+        """Atomically take on a chore for `seconds`: True for one of all processes, until they are over."""
+
     def check(self) -> float | None:
         """When the last update was received. Raises StoreError if an update could not be kept now."""
 
@@ -170,9 +181,9 @@ class Store(Protocol):
         """Atomically remove every call of the customer with this number, and every call whose id contains it, with
         updates and rows. Returns how many `calls`, `updates` and `rows`."""
 
-    def prune(self, before: float, limit: int) -> int:
-        """Atomically remove at most `limit` updates received before `before` that have nothing pending, and calls left
-        without any. Returns how many updates and calls; 0 when nothing is left to prune."""
+    def prune(self, before: float, limit: int) -> tuple[int, int]:
+        """Atomically remove at most `limit` updates received before `before` that have nothing pending, and at most
+        `limit` calls left without any. Returns how many updates and calls; (0, 0) when nothing is left to prune."""
 
     def close(self) -> None:
         """Let go of every connection and file; the next verb opens them again."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from schemas.status_update import IN_PROGRESS, StatusUpdate, dump
 from stores import Backlog, CallState, Figures, Kept, Row
-from stores.sqlite_reports import SQLiteReports
+from stores.sqlite_claims import SQLiteClaims
 
 PAGE = 500
 
@@ -26,7 +26,7 @@ MENTION_CALL = f"{_INSERT_CALL} received_at = excluded.received_at WHERE receive
 _ROW = "handler, due, attempts, first_tried, error"
 
 
-class SQLiteStore(SQLiteReports):
+class SQLiteStore(SQLiteClaims):
     """The contract is in `stores.Store`."""
 
     name = "sqlite"
@@ -110,6 +110,10 @@ class SQLiteStore(SQLiteReports):
         with self.write() as db:
             db.execute(statement, known + started + ended + why)
 
+    def note_asked(self, call_id: str, now: float, *, unknown: bool) -> None:
+        with self.write() as db:
+            db.execute("UPDATE calls SET asked_at = ?, unknown = ? WHERE id = ?", (now, unknown, call_id))
+
     def active(self) -> list[CallState]:
         return self._calls("start_received_at IS NOT NULL AND end_received_at IS NULL ORDER BY start_received_at DESC")
 
@@ -171,7 +175,7 @@ class SQLiteStore(SQLiteReports):
                 "rows": delete("rows", "call_id"),
             }
 
-    def prune(self, before: float, limit: int) -> int:
+    def prune(self, before: float, limit: int) -> tuple[int, int]:
         with self.write() as db:
             keys = db.execute(
                 "DELETE FROM updates WHERE id IN (SELECT id FROM updates AS u WHERE received_at < ? AND NOT EXISTS"
@@ -187,11 +191,14 @@ class SQLiteStore(SQLiteReports):
             ).rowcount
             db.execute("DELETE FROM figures WHERE calls = 0")
             db.execute("DELETE FROM reports WHERE reported_at < ? AND leased_until < ?", (before, before))
-        return len(keys) + calls
+        return len(keys), calls
 
     def _calls(self, where: str, *values: str | int) -> list[CallState]:
         with self.read() as db:
-            return [CallState(*row) for row in db.execute(f"SELECT {_CALL} FROM calls WHERE {where}", values)]
+            return [
+                CallState(*row)
+                for row in db.execute(f"SELECT {_CALL}, asked_at, unknown FROM calls WHERE {where}", values)
+            ]
 
     @staticmethod
     def _kept(db: sqlite3.Connection, where: str, *values: str | float) -> dict[int, Kept]:

@@ -34,6 +34,12 @@ CREATE TABLE IF NOT EXISTS reports (
   leased_until REAL NOT NULL
 ) WITHOUT ROWID;
 
+-- Until when a chore is taken on.
+CREATE TABLE IF NOT EXISTS claims (
+  chore TEXT PRIMARY KEY,
+  until REAL NOT NULL
+) WITHOUT ROWID;
+
 CREATE TABLE IF NOT EXISTS calls (
   id TEXT PRIMARY KEY,
   status TEXT NOT NULL,
@@ -48,6 +54,8 @@ CREATE TABLE IF NOT EXISTS calls (
   end_received_at REAL,
   error TEXT,
   end_reason TEXT,
+  asked_at REAL,
+  unknown INTEGER NOT NULL DEFAULT 0,
   seconds REAL AS (CASE WHEN ended_at >= started_at THEN ended_at - started_at END)
 );
 CREATE INDEX IF NOT EXISTS calls_active ON calls (start_received_at)
@@ -73,7 +81,7 @@ CREATE TRIGGER IF NOT EXISTS calls_insert AFTER INSERT ON calls BEGIN
   ON CONFLICT DO UPDATE SET calls = calls + excluded.calls, timed = timed + excluded.timed,
     seconds = seconds + excluded.seconds, latest = max(latest, excluded.latest);
 END;
-CREATE TRIGGER IF NOT EXISTS calls_update AFTER UPDATE ON calls BEGIN
+CREATE TRIGGER IF NOT EXISTS calls_update AFTER UPDATE OF status, received_at, ended_at, error ON calls BEGIN
   INSERT INTO figures VALUES (CAST(old.received_at / 3600 AS INTEGER) * 3600, old.status, coalesce(old.error, ''),
     -1, -(old.seconds IS NOT NULL), -coalesce(old.seconds, 0),
     max(old.received_at, coalesce(old.end_received_at, 0)))

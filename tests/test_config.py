@@ -23,6 +23,8 @@ def test_without_any_setting_everything_has_its_default():
         "SLACK_WEBHOOK_URL": None,
         "ALERT_INTERVAL": 60,
         "DASHBOARD_PASSWORD": None,
+        "PROVIDER_API_KEY": None,
+        "PROVIDER_API_URL": "https://api.hmsovereign.com/api/v1",
         "RETENTION_DAYS": 30,
     }
 

@@ -9,6 +9,7 @@ import pytest
 from flask import g
 
 import dispatch
+import upkeep
 from handlers.crm import update_crm
 from handlers.outbound import NotNow, Slots, Unavailable, post
 from stores import get_store
@@ -17,7 +18,7 @@ from tests.conftest import NOW, URL, free_port, message, update, wait_until
 
 @pytest.fixture
 def settings(settings, service):
-    return settings | {"CRM_WEBHOOK_URL": service.url, "RETRY_EVERY": 0.01}
+    return settings | {"CRM_WEBHOOK_URL": service.url, "RETRY_EVERY": 0.01, "UPKEEP_EVERY": 0.01}
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def retrying(app, context):
     stops = []
 
     def start():
-        stops.append(dispatch.start_retrying(app))
+        stops.append(upkeep.start_retrying(app))
         return stops[-1]
 
     yield start

@@ -264,6 +264,22 @@ def test_an_update_that_is_not_kept_is_not_reported(store):
     assert claim(store, update("ended-with-error")) is None
 
 
+def test_a_chore_is_claimed_by_one_until_its_time_is_over(store):
+    assert store.claim("prune", NOW, 60)
+    assert not store.claim("prune", NOW + 59, 60)
+    assert store.claim("reconcile", NOW, 60)
+    assert store.claim("prune", NOW + 60, 60)
+    assert not store.claim("prune", NOW + 119, 60)
+
+
+def test_it_is_noted_when_the_provider_was_asked_after_a_call(store):
+    store.track(update())
+    store.note_asked("call-1", NOW, unknown=True)
+    assert (store.active()[0].asked_at, store.active()[0].unknown) == (NOW, True)
+    store.note_asked("nobody", NOW, unknown=False)
+    assert store.call("nobody") == (None, [])
+
+
 def test_checking_tells_when_the_last_update_was_received(store):
     assert store.check() is None
     record(store, received_at=NOW - 5)
@@ -296,9 +312,9 @@ def test_pruning_takes_old_updates_in_batches_but_none_that_is_pending(store):
         failure = [Row("update_crm", NOW if index == 0 else None, 1, NOW, "x")] if index < 2 else []
         store.settle(one, LEASE, [] if failure else ["update_crm"], failure)
     record(store, call_id="new", received_at=NOW)
-    assert store.prune(NOW, 3) == 6
-    assert store.prune(NOW, 3) == 2
-    assert store.prune(NOW, 3) == 0
+    assert store.prune(NOW, 3) == (3, 3)
+    assert store.prune(NOW, 3) == (1, 1)
+    assert store.prune(NOW, 3) == (0, 0)
     assert {kept.call_id for kept in store.updates()} == {"old-0", "new"}
     assert {call.id for call in store.recent(50)} == {"old-0"}
     assert [each.calls for each in store.figures(0)] == [1]

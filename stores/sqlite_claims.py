@@ -1,12 +1,21 @@
-"""When which error was last reported, in the SQLite file."""
+"""What one process claims from all others, in the SQLite file: a chore, and the report of an error."""
 
 from schemas.status_update import StatusUpdate
 from stores import Report
 from stores.sqlite_file import SQLiteFile
 
 
-class SQLiteReports(SQLiteFile):
-    """The verbs of `stores.Store` that make one report of many alike errors."""
+class SQLiteClaims(SQLiteFile):
+    """The contract is in `stores.Store`."""
+
+    def claim(self, chore: str, now: float, seconds: float) -> bool:
+        with self.write() as db:
+            claimed = db.execute(
+                "INSERT INTO claims VALUES (?1, ?2 + ?3)"
+                " ON CONFLICT DO UPDATE SET until = excluded.until WHERE until <= ?2",
+                (chore, now, seconds),
+            )
+            return claimed.rowcount == 1
 
     def claim_report(
         self, update: StatusUpdate, handler: str, now: float, interval: float, lease: float

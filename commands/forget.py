@@ -1,0 +1,20 @@
+"""`flask forget`: remove one person."""
+
+import re
+
+import click
+from flask.cli import with_appcontext
+
+from commands.base import Command
+from stores import get_store
+
+
+@click.command(cls=Command)
+@click.argument("number")
+@with_appcontext
+def forget(number: str) -> None:
+    """Remove the calls of the customer with NUMBER (E.164, such as +31612345678), with all that is kept of them."""
+    if not re.fullmatch(r"\+[0-9]{6,15}", number):
+        raise click.BadParameter("give the number as the provider does: + and 6 to 15 digits")
+    removed = get_store().forget(number)
+    click.echo(", ".join(f"{count} {name}" for name, count in removed.items()) + " removed")

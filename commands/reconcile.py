@@ -1,0 +1,23 @@
+"""`flask reconcile`: ask the provider after calls that never ended."""
+
+import click
+from flask import current_app
+from flask.cli import with_appcontext
+
+import upkeep
+from commands.base import Command
+from config import mask
+
+
+@click.command(cls=Command)
+@with_appcontext
+def reconcile() -> None:
+    """Ask the provider after calls that have been active for over an hour, and settle those that are over."""
+    if not current_app.config["PROVIDER_API_KEY"]:
+        raise click.UsageError("set PROVIDER_API_KEY to a key of the provider's API")
+    asked = 0
+    for call, found in upkeep.reconcile():
+        asked += 1
+        click.echo(f"{mask(call.id)}: {found}")
+    if not asked:
+        click.echo("no call has been active for over an hour")
