@@ -36,8 +36,10 @@ class Pauses:
     def note(self, handler: str, error: Exception | None) -> None:
         """Start a pause, prolong it or end it, by how a call of the handler went."""
         if not isinstance(error, Unavailable):
-            if not isinstance(error, NotNow) and self._failures.pop(handler, 0) and self._probe_at.pop(handler, 0):
-                logger.info("pause over", extra={"handler": handler})
+            if handler in self._failures and not isinstance(error, NotNow):
+                del self._failures[handler]
+                if self._probe_at.pop(handler, None) is not None:
+                    logger.info("pause over", extra={"handler": handler})
             return
         self._failures[handler] += 1
         if error.after is not None or self._failures[handler] >= current_app.config["PAUSE_AFTER"]:

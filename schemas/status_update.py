@@ -7,11 +7,11 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
 from schemas import strict_json
 
@@ -97,7 +97,7 @@ def _name(most: int) -> fields.String:
 
 
 def _text() -> fields.String:
-    return _Text(allow_none=True, load_default=None)
+    return _Text(allow_none=True)
 
 
 class _CallSchema(_Schema):
@@ -105,31 +105,19 @@ class _CallSchema(_Schema):
     status = _name(64)
     type = _text()
 
-    @post_load
-    def make(self, data: dict[str, Any], **kwargs: Any) -> Call:
-        return Call(**data)
-
 
 class _PhoneNumberSchema(_Schema):
     number = _text()
     name = _text()
     id = _text()
 
-    @post_load
-    def make(self, data: dict[str, Any], **kwargs: Any) -> PhoneNumber:
-        return PhoneNumber(**data)
-
 
 class _CustomerSchema(_Schema):
     number = _text()
 
-    @post_load
-    def make(self, data: dict[str, Any], **kwargs: Any) -> Customer:
-        return Customer(**data)
-
 
 class _AssistantSchema(_Schema):
-    metadata = fields.Raw(allow_none=True, load_default=None)
+    metadata = fields.Raw(allow_none=True)
 
 
 class _MessageSchema(_Schema):
@@ -143,11 +131,7 @@ class _MessageSchema(_Schema):
     assistant = fields.Nested(_AssistantSchema, allow_none=True)
 
 
-class _EnvelopeSchema(_Schema):
-    message = fields.Nested(_MessageSchema, required=True)
-
-
-_ENVELOPE = _EnvelopeSchema()
+_MESSAGE = _MessageSchema()
 
 
 def load(document: Any, received_at: datetime) -> StatusUpdate:
@@ -155,20 +139,32 @@ def load(document: Any, received_at: datetime) -> StatusUpdate:
 
     Raises marshmallow's ValidationError; `field_errors` flattens it.
     """
-    message = _ENVELOPE.load(document)["message"]
-    metadata = (message.get("assistant") or {}).get("metadata")
-    kept = {name: value for name, value in message.items() if value is not None and name not in ("type", "assistant")}
-    return StatusUpdate(**kept, received_at=received_at, metadata=_bounded(metadata, message["call"]))
+    try:
+        message = _MESSAGE.load(document.get("message") if isinstance(document, dict) else None)
+    except ValidationError as error:
+        raise ValidationError({"message": error.messages}) from None
+    call = Call(**message["call"])
+    return StatusUpdate(
+        call=call,
+        timestamp=message["timestamp"],
+        received_at=received_at,
+        phone_number=PhoneNumber(**message.get("phone_number") or {}),
+        customer=Customer(**message.get("customer") or {}),
+        error=message.get("error"),
+        end_reason=message.get("end_reason"),
+        metadata=_bounded((message.get("assistant") or {}).get("metadata"), call),
+    )
 
 
 def dump(update: StatusUpdate) -> dict[str, Any]:
     """The update as the provider would have sent it, less what is not kept; `load` takes it back."""
+    call, line = update.call, update.phone_number
     message = {
         "type": "status-update",
         "timestamp": isoformat(update.timestamp),
-        "call": asdict(update.call),
-        "phone_number": asdict(update.phone_number),
-        "customer": asdict(update.customer),
+        "call": {"id": call.id, "type": call.type, "status": call.status},
+        "phone_number": {"number": line.number, "name": line.name, "id": line.id},
+        "customer": {"number": update.customer.number},
         "error": update.error,
         "end_reason": update.end_reason,
     }

@@ -1,4 +1,8 @@
-"""The store in one SQLite file: WAL and synchronous=FULL, so that what is acknowledged survives a loss of power."""
+"""The store in one SQLite file.
+
+Updates are recorded with synchronous=FULL, so that what is acknowledged survives a loss of power. What handlers have
+done since is not: the rows are there again, and they are called again.
+"""
 
 import json
 import sqlite3
@@ -45,7 +49,7 @@ class SQLiteStore(SQLiteClaims):
         received_at = update.received_at.timestamp()
         rows = [(*key, name, due, leased, received_at) for name in pending]
         rows += [(*key, name, None, False, received_at) for name in failed]
-        with self.write() as db:
+        with self.write(durable=True) as db:
             added = db.execute(
                 "INSERT INTO updates (call_id, status, received_at, kept_at, message, alike) VALUES (?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT DO NOTHING",
@@ -153,7 +157,7 @@ class SQLiteStore(SQLiteClaims):
             return [Backlog(*row) for row in found]
 
     def check(self) -> float | None:
-        with self.write() as db:
+        with self.write(durable=True) as db:
             db.execute("PRAGMA user_version = 1")  # writes a page, as an update would
             return db.execute("SELECT max(received_at) FROM updates").fetchone()[0]
 
@@ -163,7 +167,7 @@ class SQLiteStore(SQLiteClaims):
             "SELECT id FROM calls WHERE customer = ?1 OR id GLOB ?2 OR id GLOB ?3 UNION SELECT call_id FROM updates"
             " WHERE message ->> '$.message.customer.number' = ?1 OR call_id GLOB ?2 OR call_id GLOB ?3"
         )
-        with self.write() as db:
+        with self.write(durable=True) as db:
             found = db.execute(ids, (number, f"*{number}", f"*{number}[^0-9]*")).fetchall()
 
             def delete(table: str, column: str) -> int:

@@ -48,14 +48,21 @@ class SQLiteFile:
             raise StoreError(f"{self.path}: {error}") from error
 
     @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
-        """A transaction, committed at the end and undone by any exception. Raises StoreError."""
+    def write(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """A transaction, committed at the end and undone by any exception. Raises StoreError.
+
+        A `durable` one has reached the disk when it ends. Another reaches it with the next durable one at the latest,
+        and in order: a loss of power undoes the last of them, as if they had not happened yet.
+        """
         deadline = time.monotonic() + LOCK_TIMEOUT
         if not self._lock.acquire(timeout=LOCK_TIMEOUT):
             raise StoreError(f"{self.path}: busy for {LOCK_TIMEOUT} s")
         try:
             with self._process_lock(deadline):
                 db = self._writer or self._open()
+                if durable != self._durable:
+                    db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                    self._durable = durable
                 db.execute("BEGIN IMMEDIATE")
                 yield db
                 db.execute("COMMIT")
@@ -90,10 +97,9 @@ class SQLiteFile:
 
     def _open(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-        self._writer, self._identity = db, self._find_identity()
+        self._writer, self._identity, self._durable = db, self._find_identity(), None
         if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise OSError("write-ahead logging is refused: keep the file on a local disk")
-        db.execute("PRAGMA synchronous = FULL")
         db.executescript(SCHEMA)
         return db
 
