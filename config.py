@@ -73,6 +73,18 @@ def _url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+def _redis_url(text: str) -> str:
+    _url("redis", "rediss", "unix")(text)
+    from redis import ConnectionPool  # only where it is used
+
+    try:
+        pool = ConnectionPool.from_url(text)
+        pool.connection_class(**pool.connection_kwargs)  # connects to nothing yet
+    except (TypeError, ValueError):
+        raise ValueError("must be a URL whose options redis-py knows") from None
+    return text
+
+
 def _token(text: str) -> str:
     if not re.fullmatch(r"[!-~]+", text):
         raise ValueError("must be printable ASCII without spaces, as it is sent in a header")
@@ -84,6 +96,8 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any]] = {
     "ALLOW_UNSIGNED": (_flag, False),
     "WEBHOOK_TOLERANCE": (_number(0, 86400), 300),
     "SQLITE_PATH": (str, "instance/calls.db"),
+    "REDIS_URL": (_redis_url, None),
+    "REDIS_TLS_VERIFY": (_flag, True),
     "CRM_WEBHOOK_URL": (_url("http", "https"), None),
     "CRM_TOKEN": (_token, None),
     "SLACK_WEBHOOK_URL": (_url("http", "https"), None),
@@ -107,7 +121,8 @@ def load(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     config["PUBLIC_URL"] = _public_url(environ)
     # Each of these platforms names itself so. The first has no disk that stays; on the others one can be mounted.
     others = {"RENDER", "RAILWAY_ENVIRONMENT", "FLY_APP_NAME", "K_SERVICE"}
-    config["THROW_AWAY_DISK"] = "DYNO" in environ or not (others.isdisjoint(environ) or environ.get("SQLITE_PATH"))
+    thrown_away = "DYNO" in environ or not (others.isdisjoint(environ) or environ.get("SQLITE_PATH"))
+    config["THROW_AWAY_DISK"] = thrown_away and not config["REDIS_URL"]
     return config
 
 
@@ -135,7 +150,9 @@ def warnings(config: Mapping[str, Any]) -> list[str]:
     elif not config["WEBHOOK_SECRET"]:
         found.append("Only updates from this machine are taken: set WEBHOOK_SECRET to the provider's webhook_secret.")
     if config["THROW_AWAY_DISK"]:
-        found.append("This platform's disk does not survive a restart: set SQLITE_PATH to a file on one that does.")
+        found.append(
+            "This platform's disk does not survive a restart: set REDIS_URL, or SQLITE_PATH to a file that stays."
+        )
     if not config["DASHBOARD_PASSWORD"]:
         found.append("Only this machine can see the calls: set DASHBOARD_PASSWORD to see them from elsewhere.")
     return found

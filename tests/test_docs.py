@@ -23,7 +23,7 @@ def test_every_default_is_the_one_in_the_table():
     for name, (_, default) in SETTINGS.items():
         [row] = [row for row in README.splitlines() if row.startswith(f"| `{name}`")]
         told = row.split("|")[2].strip().strip("`")
-        assert told == {"()": "none", "None": "none", "False": "false"}.get(str(default), str(default))
+        assert told == {"()": "none", "None": "none", "False": "false", "True": "true"}.get(str(default), str(default))
 
 
 def test_every_command_is_in_the_table():

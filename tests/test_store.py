@@ -1,13 +1,15 @@
 """What every store does: the contract in `stores.Store`."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 
 from schemas.status_update import dump
 from stores import Figures, Row
-from tests.conftest import NOW, update
+from tests.conftest import NOW, ROOT, update
 
 LEASE = NOW + 60
 HANDLERS = ("log_event", "update_crm")
@@ -39,6 +41,37 @@ def test_a_recorded_update_has_a_leased_row_for_each_handler(store):
     record(store)
     assert rows(store) == {name: Row(name, LEASE) for name in HANDLERS}
     assert store.take("update_crm", LEASE - 1, LEASE + 60) is None
+
+
+@pytest.fixture
+def racers(store_settings):
+    """Four processes of tests/race.py, ready."""
+    command = [sys.executable, "tests/race.py", json.dumps({**store_settings, "CLOCK": None})]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, **pipes) for _ in range(4)]
+    assert [each.stdout.readline() for each in started] == ["ready\n"] * 4
+    yield started
+    for each in started:
+        each.communicate()
+
+
+def race(racers, verb):
+    """How many of 32 threads in 4 processes won when all did the verb at once."""
+    for each in racers:
+        print(verb, file=each.stdin, flush=True)
+    return sum(int(each.stdout.readline()) for each in racers)
+
+
+def test_of_many_who_record_an_update_at_once_one_is_told_that_it_is_new(store, racers):
+    assert race(racers, "record") == 1
+    assert race(racers, "record") == 0
+    assert len(list(store.updates())) == 1
+
+
+def test_of_many_who_take_a_due_row_at_once_one_gets_it(store, racers):
+    record(store, pending=["log_event"])
+    assert race(racers, "take") == 1
+    assert rows(store)["log_event"].due == LEASE + 60
 
 
 def test_a_repeat_changes_no_row(store):
@@ -95,11 +128,24 @@ def test_hurrying_leaves_alone_what_is_leased_and_what_it_was_not_asked_for(stor
     assert {row.due for row in rows(store, "leased").values()} == {LEASE}
 
 
+def test_hurrying_leaves_alone_what_was_taken(store):
+    record(store, due=NOW, leased=False)
+    store.take("update_crm", NOW, LEASE)
+    assert store.hurry(NOW + 1) == 1
+    assert rows(store)["update_crm"].due == LEASE
+
+
 def test_rows_can_be_recorded_as_failed(store):
     record(store, pending=["log_event"], failed=["update_crm"], due=NOW, leased=False)
     assert rows(store)["update_crm"] == Row("update_crm", None)
     [log, crm] = store.backlog()
     assert (log.pending, log.failed, crm.pending, crm.failed) == (1, 0, 0, 1)
+
+
+def test_what_was_recorded_as_failed_can_be_hurried_while_the_rest_is_leased(store):
+    record(store, pending=["log_event"], failed=["update_crm"])
+    assert store.hurry(NOW, failed=True) == 1
+    assert rows(store) == {"log_event": Row("log_event", LEASE), "update_crm": Row("update_crm", NOW)}
 
 
 def test_the_backlog_tells_the_oldest_and_the_last_error(store):
@@ -205,7 +251,7 @@ def test_figures_count_calls_by_the_hour_they_were_first_heard_of(store):
 
 
 def test_updates_are_paged_in_the_order_they_were_kept(store, monkeypatch):
-    monkeypatch.setattr("stores.sqlite.PAGE", 3)
+    monkeypatch.setattr(f"stores.{store.name}.PAGE", 3)
     for index in range(10):
         store.record(update(call_id=f"call-{index}", received_at=NOW - index), (), LEASE, now=NOW + index // 2)
     assert [kept.call_id for kept in store.updates()] == [f"call-{index}" for index in range(10)]
@@ -303,6 +349,13 @@ def test_forgetting_a_number_removes_that_person_and_nobody_else(store):
     assert {call.id for call in store.recent(50)} == left
     assert sum(each.calls for each in store.figures(0)) == 2
     assert store.forget("+31612345678") == {"calls": 0, "updates": 0, "rows": 0}
+
+
+def test_forgetting_a_short_number_leaves_alone_the_ids_that_happen_to_contain_it(store):
+    record(store, call_id="5c4d030f-43e3-12345")
+    record(store, "ended", "by customer", customer={"number": "12345"})
+    assert store.forget("12345") == {"calls": 0, "updates": 1, "rows": 2}
+    assert [kept.call_id for kept in store.updates()] == ["5c4d030f-43e3-12345"]
 
 
 def test_pruning_takes_old_updates_in_batches_but_none_that_is_pending(store):

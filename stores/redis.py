@@ -1,0 +1,209 @@
+"""The store on a Redis 7 or Valkey 9 server, which any number of machines share: each verb is one script, redis.lua.
+
+| key | type | what |
+|---|---|---|
+| `active_calls` | set | the ids of the calls that have started and not ended, for anybody to read |
+| `receiver:updates:<id>` | hash | a call's updates by status (MessagePack), its rows by status and handler (JSON) |
+| `receiver:kept` | zset | the updates by when they were kept (as texts) |
+| `receiver:settled` | zset | the updates with nothing pending by when they were received |
+| `receiver:position` | number | how many updates there ever were, to order those kept at one time |
+| `receiver:numbers` | zset | the updates by customer's number |
+| `receiver:calls` | hash | what is known of each call (JSON) |
+| `receiver:recent` | zset | the calls by when they were first heard of |
+| `receiver:customers` | zset | the calls by customer's number, and by when they were first heard of |
+| `receiver:endings` | zset | the calls by the numbers in their ids, backwards |
+| `receiver:bare` | zset | the calls without any update, for pruning |
+| `receiver:figures`, `receiver:hours` | hash, zset | the figures by hour, status and error, and the same by hour |
+| `receiver:handlers` | set | the handlers that have, or lately had, rows |
+| `receiver:due:<handler>`, `receiver:waiting:<handler>` | zsets | pending rows by due time, and by receipt |
+| `receiver:failed:<handler>` | set | failed rows |
+| `receiver:errors:<handler>` | zset | the rows with an error by due time |
+| `receiver:claims` | hash | until when a chore is taken on |
+| `receiver:reports` | hash | up to which position alike errors have been reported, and when last (JSON) |
+| `receiver:check` | string | what `check` writes |
+
+An update expires when its call was not written to for as long as updates are kept, everything else when nothing was
+written at all for so long; what is pending does not, nor, while anything is, what finds it. Where an update expired
+before it was pruned, pruning takes it out of the indexes. One server, no cluster: the script makes names of keys.
+"""
+
+import json
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from schemas.status_update import IN_PROGRESS, StatusUpdate, dump
+from stores import Backlog, CallState, Figures, Kept, Report, Row
+from stores.redis_server import RedisServer, given
+
+PAGE = 200
+
+
+class RedisStore:
+    """The contract is in `stores.Store`. `retention`: for how many seconds updates are kept."""
+
+    name = "redis"
+
+    def __init__(self, url: str, retention: int, **options: Any):
+        self._server = RedisServer(url, retention, **options)
+        self.durability = f"{self._server.address}: what is acknowledged survives what that server's persistence does"
+
+    def close(self) -> None:
+        self._server.close()
+
+    def record(
+        self,
+        update: StatusUpdate,
+        pending: Iterable[str],
+        due: float,
+        *,
+        now: float,
+        leased: bool = True,
+        failed: Iterable[str] = (),
+    ) -> bool:
+        pending = list(pending)
+        return bool(
+            self._server.run(
+                "record",
+                id=update.call.id,
+                status=update.call.status,
+                received_at=repr(update.received_at.timestamp()),
+                kept_at=repr(now),
+                kept=_sortable(now),
+                customer=update.customer.number,
+                message=json.dumps(dump(update)),
+                alike=update.alike,
+                handlers=[*pending, *failed],
+                pending=len(pending),
+                due=repr(due),
+                leased=leased,
+            )
+        )
+
+    def settle(self, update: StatusUpdate, lease: float, done: Iterable[str], failures: Iterable[Row]) -> None:
+        rows = [
+            given(
+                handler=row.handler,
+                due=_text(row.due),
+                attempts=row.attempts,
+                first_tried=_text(row.first_tried),
+                # An error may quote a surrogate, which cannot be encoded.
+                error=row.error and row.error.encode("utf-8", "replace").decode(),
+            )
+            for row in failures
+        ]
+        key = {"id": update.call.id, "status": update.call.status}
+        self._server.run("settle", **key, lease=repr(lease), done=list(done), failures=rows)
+
+    def take(self, handler: str, now: float, lease: float) -> tuple[Kept, Row] | None:
+        taken = self._server.run("take", handler=handler, now=repr(now), lease=repr(lease))
+        return taken and (_kept(taken[0], with_rows=False), _row(taken[1]))
+
+    def hurry(self, now: float, *, failed: bool = False, call_id: str | None = None, handler: str | None = None) -> int:
+        return self._server.run("hurry", now=repr(now), failed=failed, call_id=call_id, handler=handler)
+
+    def track(self, update: StatusUpdate) -> None:
+        call, line, received_at = update.call, update.phone_number, repr(update.received_at.timestamp())
+        state = {"status": call.status, "type": call.type, "line": line.number, "line_name": line.name}
+        state |= {"customer": update.customer.number, "received_at": received_at}
+        if call.status == IN_PROGRESS:
+            state |= {"started_at": repr(update.timestamp.timestamp()), "start_received_at": received_at}
+        elif update.is_final:
+            state |= {"ended_at": repr(update.timestamp.timestamp()), "end_received_at": received_at}
+            state |= {"error": update.error, "end_reason": update.end_reason}
+        self._server.run("track", id=call.id, state=given(**state))
+
+    def active(self) -> list[CallState]:
+        return sorted(_calls(self._server.run("active")), key=lambda call: call.start_received_at, reverse=True)
+
+    def recent(self, limit: int, search: str = "") -> list[CallState]:
+        found = {call.id: call for call in _calls(self._server.run("recent", limit=limit, search=search or None))}
+        return sorted(found.values(), key=lambda call: call.received_at, reverse=True)[:limit]
+
+    def call(self, call_id: str) -> tuple[CallState | None, list[Kept]]:
+        state, updates = self._server.run("call", id=call_id)
+        # Each starts with its position.
+        return (_calls([(call_id, state)])[0] if state else None), [_kept(update) for update in sorted(updates)]
+
+    def figures(self, since: float) -> list[Figures]:
+        found = []
+        for field, value in self._server.run("figures", since=repr(since - since % 3600)):
+            (hour, status, error), (calls, timed, seconds, latest) = field.split("\t", 2), value.split()
+            found.append(Figures(int(hour), status, error, int(calls), int(timed), float(seconds), float(latest)))
+        return found
+
+    def updates(self, since: float = 0) -> Iterator[Kept]:
+        after = f"[{_sortable(max(since, 0))}"
+        while after:
+            last, page = self._server.run("updates", after=after, limit=PAGE)
+            yield from map(_kept, page)
+            after = last and f"({last}"
+
+    def backlog(self) -> list[Backlog]:
+        return [
+            Backlog(handler, pending, failed, _time(oldest), error)
+            for handler, pending, failed, oldest, error in sorted(self._server.run("backlog"))
+            if pending or failed
+        ]
+
+    def check(self) -> float | None:
+        return _time(self._server.run("check"))
+
+    def forget(self, number: str) -> dict[str, int]:
+        return dict(zip(("calls", "updates", "rows"), self._server.run("forget", number=number), strict=True))
+
+    def prune(self, before: float, limit: int) -> tuple[int, int]:
+        updates, calls = self._server.run("prune", before=repr(before), limit=limit)
+        return updates, calls
+
+    def note_asked(self, call_id: str, now: float, *, unknown: bool) -> None:
+        self._server.run("note_asked", id=call_id, now=repr(now), unknown=unknown)
+
+    def claim(self, chore: str, now: float, seconds: float) -> bool:
+        return bool(self._server.run("claim", chore=chore, now=repr(now), seconds=seconds))
+
+    def claim_report(
+        self, update: StatusUpdate, handler: str, now: float, interval: float, lease: float
+    ) -> Report | None:
+        key = {"id": update.call.id, "status": update.call.status}
+        found = self._server.run("claim_report", **key, handler=handler, now=repr(now), interval=interval, lease=lease)
+        return found and Report(float(found[0]), found[1], found[2])
+
+    def settle_report(self, update: StatusUpdate, report: Report, now: float) -> None:
+        self._server.run("settle_report", alike=update.alike, upto=report.upto, now=repr(now))
+
+
+def _text(time: float | None) -> str | None:
+    return None if time is None else repr(time)
+
+
+def _time(text: str | None) -> float | None:
+    return None if text is None else float(text)
+
+
+def _sortable(time: float) -> str:
+    """A text that sorts among others as its time does, which is not negative."""
+    return struct.pack(">d", time).hex()
+
+
+def _row(found: list) -> Row:
+    handler, due, text = found
+    row = json.loads(text)
+    return Row(handler, _time(due), row["attempts"], _time(row.get("first_tried")), row.get("error"))
+
+
+def _kept(found: list, *, with_rows: bool = True) -> Kept:
+    _position, call_id, status, received_at, kept_at, message, rows = found
+    rows = tuple(map(_row, sorted(rows))) if with_rows else ()
+    return Kept(call_id, status, float(received_at), float(kept_at), message, rows)
+
+
+def _calls(found: list) -> list[CallState]:
+    times = ("received_at", "started_at", "start_received_at", "ended_at", "end_received_at", "asked_at")
+    names = [name for name in CallState.__slots__ if name != "id"]
+    calls = []
+    for id, text in found:
+        state = json.loads(text)
+        values = {name: _time(state.get(name)) if name in times else state.get(name) for name in names}
+        calls.append(CallState(id, **values | {"unknown": bool(values["unknown"])}))
+    return calls
