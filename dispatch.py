@@ -56,8 +56,9 @@ def dispatch(update: StatusUpdate) -> None:
     """
     store, now = get_store(), clock()
     lease = now + current_app.config["LEASE"]
-    if not store.record(update, [handler.__name__ for handler in HANDLERS], lease, now=now):
-        logger.info("repeat", extra=_extra(update))
+    new = store.record(update, [handler.__name__ for handler in HANDLERS], lease, now=now)
+    if not new:
+        logger.info("repeat" if new is False else "spooled", extra=_extra(update))
         return
     paused = [handler for handler in HANDLERS if _pauses().until(handler.__name__) is not None]
     _work(update, lease, {handler: Row(handler.__name__, lease) for handler in HANDLERS}, paused)
@@ -107,7 +108,7 @@ def _call(handler: Handler, update: StatusUpdate) -> Exception | None:
         fields = _extra(update, handler=handler.__name__, error=str(error), ms=took)
         if isinstance(error, NotNow):
             logger.info("handler put off", extra=fields)
-        elif isinstance(error, Retry | GiveUp):
+        elif isinstance(error, Retry | GiveUp | StoreError):
             logger.warning("handler failed", extra=fields)
         else:
             logger.exception("handler failed", extra=fields)

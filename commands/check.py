@@ -42,6 +42,9 @@ def check(url: str | None, send: bool) -> None:
         click.echo(f"note:  {warning}")
     store.check()
     click.echo(f"store: {store.name}, {store.durability}")
+    spooled, _ = store.spooled()
+    if spooled:
+        click.echo(f"note:  {spooled} updates wait in the spool until the server can be reached.")
 
 
 def check_deployment(url: str, secret: str | None, send: bool) -> None:

@@ -24,7 +24,7 @@ def healthz() -> tuple[Response, int]:
     """503 only when an update could not be kept now. It counts and shows no call, so it needs no password."""
     store = get_store()
     try:
-        last_update, backlog = store.check(), store.backlog()
+        last_update, backlog, (spooled, reason) = store.check(), store.backlog(), store.spooled()
     except StoreError as error:
         logger.error("an update could not be kept now", extra={"error": str(error)})
         return jsonify(status="error", store=store.name, error=str(error)), 503
@@ -37,6 +37,8 @@ def healthz() -> tuple[Response, int]:
         "oldest_pending_s": oldest and round(clock() - oldest, 1),
         "last_update_at": _time(last_update),
     }
+    if spooled or reason:
+        health |= {"spooled": spooled, "spooled_because": reason}
     return jsonify(health), 200
 
 

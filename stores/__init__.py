@@ -122,9 +122,10 @@ class Store(Protocol):
         now: float,
         leased: bool = True,
         failed: Iterable[str] = (),
-    ) -> bool:
+    ) -> bool | None:
         """Atomically keep `update` with a row for each handler; False, and nothing done, where its
-        (call.id, call.status) is kept already. A `leased` row is being worked on until `due`."""
+        (call.id, call.status) is kept already. A `leased` row is being worked on until `due`. None where the update
+        waits in the spool: its rows become due once it is drained."""
 
     def settle(self, update: StatusUpdate, lease: float, done: Iterable[str], failures: Iterable[Row]) -> None:
         """Atomically remove the rows of `done`, and write each of `failures` whose due time still is `lease`."""
@@ -186,6 +187,12 @@ class Store(Protocol):
         """Atomically remove at most `limit` updates received before `before` that have nothing pending, and at most
         `limit` calls left without any. Returns how many updates and calls; (0, 0) when nothing is left to prune."""
 
+    def drain(self, now: float) -> None:
+        """Move what waits in the spool into the store. Raises StoreError while that cannot be reached."""
+
+    def spooled(self) -> tuple[int, str]:
+        """How many updates wait in the spool, and why."""
+
     def close(self) -> None:
         """Let go of every connection and file; the next verb opens them again."""
 
@@ -194,9 +201,11 @@ def create(config: dict[str, Any]) -> Store:
     """The store that the settings name. Opens nothing yet."""
     if config["REDIS_URL"]:
         from stores.redis import RedisStore
+        from stores.spool import Spool, SpooledStore
 
         retention = config["RETENTION_DAYS"] * 24 * 3600
-        return RedisStore(config["REDIS_URL"], retention, verify_tls=config["REDIS_TLS_VERIFY"])
+        store = RedisStore(config["REDIS_URL"], retention, verify_tls=config["REDIS_TLS_VERIFY"])
+        return SpooledStore(store, Spool(f"{config['SQLITE_PATH']}.spool"))
     from stores.sqlite import SQLiteStore
 
     return SQLiteStore(config["SQLITE_PATH"])

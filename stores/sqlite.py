@@ -162,6 +162,12 @@ class SQLiteStore(SQLiteClaims):
             db.execute("PRAGMA user_version = 1")  # writes a page, as an update would
             return db.execute("SELECT max(received_at) FROM updates").fetchone()[0]
 
+    def drain(self, now: float) -> None:
+        """This store has no spool."""
+
+    def spooled(self) -> tuple[int, str]:
+        return 0, ""
+
     def forget(self, number: str) -> dict[str, int]:
         # An id contains the number unless it only contains a longer one. No id is empty.
         in_ids = (f"*{number}", f"*{number}[^0-9]*") if re.search(r"[0-9]{6}\Z", number) else ("", "")

@@ -23,8 +23,9 @@ QUICK = {"LEASE": 1.0, "RETRY_EVERY": 0.05, "RETRY_FIRST": 0.2, "PROBE_EVERY": 0
 
 
 @contextmanager
-def load(server, clients=4):
-    """Post updates from several clients until the block ends; yields the ids of those answered 200."""
+def load(server, answers=None, clients=4):
+    """Post updates from several clients until the block ends; yields the ids of those answered 200, and counts all
+    answers in `answers`."""
     acknowledged, end = [], threading.Event()
 
     def run(name):
@@ -33,7 +34,10 @@ def load(server, clients=4):
             number += 1
             document = message(call_id=f"{name}-{number}")
             try:
-                if session.post(server.url + URL, json=document, timeout=10).status_code == 200:
+                status = session.post(server.url + URL, json=document, timeout=10).status_code
+                if answers is not None:
+                    answers[status] += 1
+                if status == 200:
                     acknowledged.append(document["message"]["call"]["id"])
             except requests.RequestException:
                 session = requests.Session()

@@ -81,6 +81,8 @@ def test_every_key_is_documented(store, valkey):
     keep_some(store)
     store.track(update("ended", "never recorded"))
     store.check()
+    store.claim("prune", NOW, 60)
+    store.claim_report(update("ended-with-error", "call-_+31612345672_x", error="SIP 486"), "update_crm", NOW, 60, 5)
     shapes = {re.sub(r"(updates|due|waiting|failed|errors):.*", r"\1:<>", key) for key in valkey.keys()}
     documented = re.findall(r"`((?:receiver:|active_)[^`]*)`", stores.redis.__doc__)
     assert shapes == {re.sub("<.*>", "<>", key) for key in documented}
@@ -116,7 +118,7 @@ def test_pruning_takes_what_expired_out_of_every_index(store, valkey):
             store.settle(update(kept.status, kept.call_id), row.due, [], [Row(name, None, 1, NOW, "x")])
     assert valkey.delete(*valkey.keys("receiver:updates:*")) == 3
     assert [*store.updates()] == []
-    assert store.prune(NOW + 1, 100) == 6
+    assert store.prune(NOW + 1, 100) == (3, 3)
     assert store.figures(0) == store.backlog() == store.recent(50) == []
     assert left(valkey) == set()
 
@@ -125,10 +127,10 @@ def test_an_update_kept_anew_after_it_expired_is_not_pruned_as_the_old_one(store
     keep(store, "ended", received_at=NOW - 100, pending=())
     valkey.delete("receiver:updates:call-1")
     keep(store, "ended", received_at=NOW + 100, pending=())
-    assert store.prune(NOW, 100) == 1
+    assert store.prune(NOW, 100) == (1, 0)
     [kept] = store.updates()
     assert kept.received_at == NOW + 100
-    assert store.prune(NOW + 200, 100) == 2
+    assert store.prune(NOW + 200, 100) == (1, 1)
     assert left(valkey) == set()
 
 
@@ -271,7 +273,7 @@ def test_on_a_full_server_pending_work_is_taken_and_settled(store, full):
     assert store.hurry(NOW) == 1
     store.settle(update(), LEASE, HANDLERS, [])
     assert store.backlog() == []
-    assert store.prune(NOW + 1, 100) == 2
+    assert store.prune(NOW + 1, 100) == (1, 1)
 
 
 def test_a_replica_is_read_and_not_written(store, valkey):
