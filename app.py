@@ -23,6 +23,7 @@ from schemas import strict_json
 from schemas.status_update import field_errors, isoformat, load
 from signature import InvalidSignature, StaleSignature, is_local, verify
 from stores import StoreError
+from stores.refusals import NOT_KEPT, Refusals, count_refusal
 from upkeep import start_retrying
 
 RETRY_AFTER = 30  # seconds, for a message that could not be kept
@@ -40,6 +41,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
         "store": stores.create(app.config),
         "outbound": Slots(app.config["OUTBOUND_SLOTS"]),
         "pauses": Pauses(),
+        "refusals": Refusals(),
     }
 
     @app.before_request
@@ -82,10 +84,12 @@ def status_update() -> tuple[str, int] | Response:
         dispatch(load(document, received_at))
     except ValidationError as error:
         _log_message("refused: wrong fields", document, received_at)
+        count_refusal("not a status update", clock())
         return jsonify(error="not a status update: correct these fields", fields=field_errors(error)), 422
     except StoreError as error:
         _log_message("not kept", document, received_at, error=str(error))
-        return jsonify(error="could not be kept, send it again"), 503, {"Retry-After": str(RETRY_AFTER)}
+        count_refusal(NOT_KEPT, clock())
+        return jsonify(error=f"{NOT_KEPT}, send it again"), 503, {"Retry-After": str(RETRY_AFTER)}
     return Response("OK", mimetype="text/plain")
 
 
@@ -97,6 +101,7 @@ def refusal(error: HTTPException) -> Response:
     elif error.code == 413:
         text = f"too large: {settings.MAX_BODY} bytes at most"
     logger.warning("refused", extra={"error": f"{error.code} {text}"})
+    count_refusal(text, clock())
     answer = error.get_response()
     answer.data = json.dumps({"error": text})
     answer.content_type = "application/json"

@@ -55,6 +55,7 @@ def _retry_until(stopping: threading.Event, app: Flask) -> None:
         with app.app_context():
             try:
                 get_store().drain(clock())
+                app.extensions["refusals"].flush(clock())
                 done = [retry_one(handler, clock()) for handler in HANDLERS if not stopping.is_set()]
                 wait = 0 if any(done) else every
                 if next(steps, FINISHED) is FINISHED and time.monotonic() >= upkeep_at:

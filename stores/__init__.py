@@ -6,6 +6,7 @@ the row has a due time, *failed* once it has none. Every verb raises StoreError 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol
 
 from flask import current_app
@@ -109,6 +110,15 @@ class Backlog:
     error: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """How many updates were refused for one reason, of a small fixed set, and when the latest was."""
+
+    reason: str
+    times: int
+    latest: float
+
+
 class Store(Protocol):
     name: str
     durability: str  # what an acknowledged update survives, in a few words
@@ -144,8 +154,12 @@ class Store(Protocol):
     def note_asked(self, call_id: str, now: float, *, unknown: bool) -> None:
         """Note on the call that the provider was asked after it, and whether it knew it."""
 
-    def active(self) -> list[CallState]:
-        """The calls that have started and not ended, newest start received first."""
+    def active(self, after: float = 0, until: float = inf, limit: int = -1) -> list[CallState]:
+        """The calls that have started and not ended, newest start received first: those whose start was received after
+        `after` and no later than `until`, and at most `limit` of them (-1: all)."""
+
+    def count_active(self, after: float = 0, until: float = inf) -> int:
+        """How many `active` finds without a limit, whatever their number at about the same cost."""
 
     def recent(self, limit: int, search: str = "") -> list[CallState]:
         """The calls heard of last, newest first; with `search`, those with that id or customer's number."""
@@ -175,6 +189,12 @@ class Store(Protocol):
     def claim(self, chore: str, now: float, seconds: float) -> bool:
         """Atomically take on a chore for `seconds`: True for one of all processes, until they are over."""
 
+    def count_refusals(self, refused: Iterable[Refused]) -> None:
+        """Atomically add to what was refused for each reason in the hour that its `latest` is in."""
+
+    def refusals(self, since: float) -> list[Refused]:
+        """What was refused for each reason, from the hour that `since` is in; most often first."""
+
     def check(self) -> float | None:
         """When the last update was received. Raises StoreError if an update could not be kept now."""
 
@@ -185,7 +205,8 @@ class Store(Protocol):
 
     def prune(self, before: float, limit: int) -> tuple[int, int]:
         """Atomically remove at most `limit` updates received before `before` that have nothing pending, and at most
-        `limit` calls left without any. Returns how many updates and calls; (0, 0) when nothing is left to prune."""
+        `limit` calls left without any. Returns how many updates and calls; (0, 0) when nothing is left to prune.
+        Refusals of earlier hours go too."""
 
     def drain(self, now: float) -> None:
         """Move what waits in the spool into the store. Raises StoreError while that cannot be reached."""

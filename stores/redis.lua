@@ -7,9 +7,9 @@ local CALLS, RECENT, CUSTOMERS, NUMBERS, ENDINGS = PREFIX .. 'calls', PREFIX .. 
   PREFIX .. 'numbers', PREFIX .. 'endings'
 local KEPT, SETTLED, POSITION, BARE = PREFIX .. 'kept', PREFIX .. 'settled', PREFIX .. 'position', PREFIX .. 'bare'
 local FIGURES, HOURS, HANDLERS = PREFIX .. 'figures', PREFIX .. 'hours', PREFIX .. 'handlers'
-local CLAIMS, REPORTS = PREFIX .. 'claims', PREFIX .. 'reports'
+local CLAIMS, REPORTS, REFUSALS = PREFIX .. 'claims', PREFIX .. 'reports', PREFIX .. 'refusals'
 local SHARED = {ACTIVE, CALLS, RECENT, CUSTOMERS, NUMBERS, ENDINGS, KEPT, SETTLED, POSITION, BARE, FIGURES, HOURS,
-  HANDLERS, CLAIMS, REPORTS}
+  HANDLERS, CLAIMS, REPORTS, REFUSALS}
 local UPDATES, DUE, WAITING = PREFIX .. 'updates:', PREFIX .. 'due:', PREFIX .. 'waiting:'
 local FAILED, ERRORS = PREFIX .. 'failed:', PREFIX .. 'errors:'
 
@@ -375,6 +375,21 @@ function verbs.backlog()
   return found
 end
 
+-- A field is an hour and a reason, its value how many times and when last.
+function verbs.count_refusals()
+  for _, each in ipairs(a.refused) do
+    local field = each.hour .. '\t' .. each.reason
+    local times, latest = (call('HGET', REFUSALS, field) or '0 0'):match('(%S+) (%S+)')
+    latest = math.max(latest, each.latest)
+    call('HSET', REFUSALS, field, ('%d %.17g'):format(times + each.times, latest))
+  end
+  age_shared()
+end
+
+function verbs.refusals()
+  return call('HGETALL', REFUSALS)
+end
+
 function verbs.note_asked()
   local state = state_of(a.id)
   if not state then return end
@@ -468,6 +483,9 @@ function verbs.prune()
   for _, id in ipairs(bare) do remove_call(id) end
   for _, handler in ipairs(handlers()) do
     if call('EXISTS', DUE .. handler, FAILED .. handler) == 0 then call('SREM', HANDLERS, handler) end
+  end
+  for _, field in ipairs(call('HKEYS', REFUSALS)) do
+    if tonumber(field:match('^(%d+)\t')) <= a.before - 3600 then call('HDEL', REFUSALS, field) end
   end
   local reports = call('HGETALL', REPORTS)
   for index = 1, #reports, 2 do

@@ -20,6 +20,7 @@
 | `receiver:errors:<handler>` | zset | the rows with an error by due time |
 | `receiver:claims` | hash | until when a chore is taken on |
 | `receiver:reports` | hash | up to which position alike errors have been reported, and when last (JSON) |
+| `receiver:refusals` | hash | how often updates were refused, by hour and reason, and when last |
 | `receiver:check` | string | what `check` writes |
 
 An update expires when its call was not written to for as long as updates are kept, everything else when nothing was
@@ -30,10 +31,11 @@ before it was pruned, pruning takes it out of the indexes. One server, no cluste
 import json
 import struct
 from collections.abc import Iterable, Iterator
+from math import inf
 from typing import Any
 
 from schemas.status_update import IN_PROGRESS, StatusUpdate, dump
-from stores import Backlog, CallState, Figures, Kept, Report, Row
+from stores import Backlog, CallState, Figures, Kept, Refused, Report, Row
 from stores.redis_server import RedisServer, given
 
 PAGE = 200
@@ -113,8 +115,13 @@ class RedisStore:
             state |= {"error": update.error, "end_reason": update.end_reason}
         self._server.run("track", id=call.id, state=given(**state))
 
-    def active(self) -> list[CallState]:
-        return sorted(_calls(self._server.run("active")), key=lambda call: call.start_received_at, reverse=True)
+    def active(self, after: float = 0, until: float = inf, limit: int = -1) -> list[CallState]:
+        found = [call for call in _calls(self._server.run("active")) if after < call.start_received_at <= until]
+        found.sort(key=lambda call: call.start_received_at, reverse=True)
+        return found if limit < 0 else found[:limit]
+
+    def count_active(self, after: float = 0, until: float = inf) -> int:
+        return len(self.active(after, until))
 
     def recent(self, limit: int, search: str = "") -> list[CallState]:
         found = {call.id: call for call in _calls(self._server.run("recent", limit=limit, search=search or None))}
@@ -145,6 +152,23 @@ class RedisStore:
             for handler, pending, failed, oldest, error in sorted(self._server.run("backlog"))
             if pending or failed
         ]
+
+    def count_refusals(self, refused: Iterable[Refused]) -> None:
+        counted = [
+            {"hour": int(each.latest // 3600) * 3600, "reason": each.reason, "times": each.times, "latest": each.latest}
+            for each in refused
+        ]
+        self._server.run("count_refusals", refused=counted)
+
+    def refusals(self, since: float) -> list[Refused]:
+        found: dict[str, Refused] = {}
+        fields = iter(self._server.run("refusals"))
+        for field, value in zip(fields, fields, strict=True):
+            (hour, reason), (times, latest) = field.split("\t"), value.split()
+            if int(hour) >= since - since % 3600:
+                known = found.get(reason, Refused(reason, 0, 0.0))
+                found[reason] = Refused(reason, known.times + int(times), max(known.latest, float(latest)))
+        return sorted(found.values(), key=lambda each: -each.times)
 
     def check(self) -> float | None:
         return _time(self._server.run("check"))

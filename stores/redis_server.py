@@ -23,15 +23,15 @@ TIMEOUT = 0.5  # seconds to connect, to wait for an answer, and to wait for a co
 
 _SCRIPT = Path(__file__).with_name("redis.lua").read_text()
 # A full server refuses what takes memory, and goes on with what mostly frees it. A replica answers what only reads.
-_FLAGS = dict.fromkeys(("record", "track", "check", "claim", "claim_report"), "")
+_FLAGS = dict.fromkeys(("record", "track", "check", "claim", "claim_report", "count_refusals"), "")
 _FLAGS |= dict.fromkeys(
     ("settle", "settle_report", "note_asked", "take", "hurry", "forget", "prune"), " flags=allow-oom"
 )
-_FLAGS |= dict.fromkeys(("active", "recent", "call", "figures", "updates", "backlog"), " flags=no-writes")
+_FLAGS |= dict.fromkeys(("active", "recent", "call", "figures", "updates", "backlog", "refusals"), " flags=no-writes")
 _SCRIPTS = {verb: f"#!lua{flags}\n{_SCRIPT}" for verb, flags in _FLAGS.items()}
 _HASHES = {verb: hashlib.sha1(script.encode()).hexdigest() for verb, script in _SCRIPTS.items()}
 # What would be answered otherwise than the first time, or took too long because there is much to do.
-_NOT_REPEATED = ("record", "hurry", "forget", "prune", "claim", "claim_report")
+_NOT_REPEATED = ("record", "hurry", "forget", "prune", "claim", "claim_report", "count_refusals")
 
 
 class RedisServer:

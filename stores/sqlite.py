@@ -8,25 +8,14 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator
+from math import inf
 
 from schemas.status_update import IN_PROGRESS, StatusUpdate, dump
-from stores import Backlog, CallState, Figures, Kept, Row
+from stores import Backlog, CallState, Figures, Kept, Refused, Row
+from stores.sqlite_calls import ACTIVE, CALL, END_CALL, MENTION_CALL, START_CALL
 from stores.sqlite_claims import SQLiteClaims
 
 PAGE = 500
-
-_CALL = (
-    "id, status, type, line, line_name, customer, received_at,"
-    " started_at, start_received_at, ended_at, end_received_at, error, end_reason"
-)
-_INSERT_CALL = f"INSERT INTO calls ({_CALL}) VALUES ({', '.join('?' * 13)}) ON CONFLICT DO UPDATE SET"
-START_CALL = f"""{_INSERT_CALL} status = iif(end_received_at IS NULL, excluded.status, status),
-  received_at = min(received_at, excluded.received_at),
-  started_at = excluded.started_at, start_received_at = excluded.start_received_at WHERE start_received_at IS NULL"""
-END_CALL = f"""{_INSERT_CALL} status = excluded.status, received_at = min(received_at, excluded.received_at),
-  ended_at = excluded.ended_at, end_received_at = excluded.end_received_at, error = excluded.error,
-  end_reason = excluded.end_reason WHERE end_received_at IS NULL OR end_received_at > excluded.end_received_at"""
-MENTION_CALL = f"{_INSERT_CALL} received_at = excluded.received_at WHERE received_at > excluded.received_at"
 
 _ROW = "handler, due, attempts, first_tried, error"
 
@@ -119,8 +108,12 @@ class SQLiteStore(SQLiteClaims):
         with self.write() as db:
             db.execute("UPDATE calls SET asked_at = ?, unknown = ? WHERE id = ?", (now, unknown, call_id))
 
-    def active(self) -> list[CallState]:
-        return self._calls("start_received_at IS NOT NULL AND end_received_at IS NULL ORDER BY start_received_at DESC")
+    def active(self, after: float = 0, until: float = inf, limit: int = -1) -> list[CallState]:
+        return self._calls(f"{ACTIVE} ORDER BY start_received_at DESC LIMIT ?", after, until, limit)
+
+    def count_active(self, after: float = 0, until: float = inf) -> int:
+        with self.read() as db:
+            return db.execute(f"SELECT count(*) FROM calls WHERE {ACTIVE}", (after, until)).fetchone()[0]
 
     def recent(self, limit: int, search: str = "") -> list[CallState]:
         if not search:
@@ -156,6 +149,22 @@ class SQLiteStore(SQLiteClaims):
                 " FROM rows GROUP BY handler"
             )
             return [Backlog(*row) for row in found]
+
+    def count_refusals(self, refused: Iterable[Refused]) -> None:
+        with self.write() as db:
+            db.executemany(
+                "INSERT INTO refusals VALUES (CAST(?3 / 3600 AS INTEGER) * 3600, ?1, ?2, ?3) ON CONFLICT DO UPDATE"
+                " SET times = times + excluded.times, latest = max(latest, excluded.latest)",
+                [(each.reason, each.times, each.latest) for each in refused],
+            )
+
+    def refusals(self, since: float) -> list[Refused]:
+        with self.read() as db:
+            found = db.execute(
+                "SELECT reason, sum(times), max(latest) FROM refusals WHERE hour >= ? GROUP BY reason ORDER BY 2 DESC",
+                (since - since % 3600,),
+            )
+            return [Refused(*row) for row in found]
 
     def check(self) -> float | None:
         with self.write(durable=True) as db:
@@ -202,15 +211,14 @@ class SQLiteStore(SQLiteClaims):
                 (before, limit),
             ).rowcount
             db.execute("DELETE FROM figures WHERE calls = 0")
+            db.execute("DELETE FROM refusals WHERE hour <= ?", (before - 3600,))
             db.execute("DELETE FROM reports WHERE reported_at < ? AND leased_until < ?", (before, before))
         return len(keys), calls
 
-    def _calls(self, where: str, *values: str | int) -> list[CallState]:
+    def _calls(self, where: str, *values: str | float) -> list[CallState]:
         with self.read() as db:
-            return [
-                CallState(*row)
-                for row in db.execute(f"SELECT {_CALL}, asked_at, unknown FROM calls WHERE {where}", values)
-            ]
+            found = db.execute(f"SELECT {CALL}, asked_at, unknown FROM calls WHERE {where}", values)
+            return [CallState(*row[:-1], bool(row[-1])) for row in found]
 
     @staticmethod
     def _kept(db: sqlite3.Connection, where: str, *values: str | float) -> dict[int, Kept]:

@@ -100,3 +100,12 @@ CREATE TRIGGER IF NOT EXISTS calls_delete AFTER DELETE ON calls BEGIN
   ON CONFLICT DO UPDATE SET calls = calls + excluded.calls, timed = timed + excluded.timed,
     seconds = seconds + excluded.seconds, latest = max(latest, excluded.latest);
 END;
+
+-- updates that were refused, counted by the hour.
+CREATE TABLE IF NOT EXISTS refusals (
+  hour INTEGER,
+  reason TEXT,
+  times INTEGER NOT NULL,
+  latest REAL NOT NULL,
+  PRIMARY KEY (hour, reason)
+) WITHOUT ROWID;

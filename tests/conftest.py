@@ -207,7 +207,7 @@ class Receiver:
     """The receiver as a process of its own, on a real port."""
 
     def __init__(self, *command, path, **environment):
-        self.port = free_port()
+        self.port = int(environment.get("PORT", free_port()))
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = path / f"receiver-{self.port}.log"
         environment = {

@@ -1,9 +1,17 @@
 import base64
+import json
+from html.parser import HTMLParser
 
 import pytest
 
-from stores import Row, get_store
-from tests.conftest import NOW, URL, message, update
+import dashboard
+from dashboard.content import last_24_hours
+from stores import Figures, Refused, Row, get_store
+from tests.conftest import NOW, SECRET, URL, message, signed, update
+
+SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+ELSEWHERE = {"REMOTE_ADDR": "192.0.2.1"}
 
 
 def record(app, call_id="call-1", settled=(), failures=(), received_at=NOW - 90):
@@ -51,7 +59,8 @@ def test_calls_are_active_stale_or_recent(app, client, clock):
     client.post(URL, json=message(call_id="over", timestamp="2027-01-15T20:00:00Z"))
     client.post(URL, json=message("ended", "over", timestamp="2027-01-15T20:01:00Z"))
     calls = client.get("/calls.json").json
-    assert {name: [call["id"] for call in calls[name]] for name in calls} == {
+    assert calls["counts"] == {"active": 1, "stale": 1}
+    assert {name: [call["id"] for call in calls[name]] for name in ("active", "stale", "recent")} == {
         "active": ["on"],
         "stale": ["old"],
         "recent": ["over", "on", "old"],
@@ -114,3 +123,316 @@ class TestPassword:
         assert answer.status_code == 401
         assert answer.headers["WWW-Authenticate"].startswith("Basic")
         assert "DASHBOARD_PASSWORD" in answer.json["error"]
+
+
+class Page(HTMLParser):
+    """What a page shows: its text, and its tags with their attributes."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.text, self.tags = "", []
+        self.feed(html)
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.text += "" if tag in ("a", "b", "code", "q", "span", "time", "tspan") else " "
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def page(client, path="/", **options):
+    answer = client.get(path, headers=BROWSER, **options)
+    assert answer.status_code == 200
+    return Page(answer.text)
+
+
+def test_the_page_shows_active_and_recent_calls_and_figures(client):
+    client.post(URL, json=message(call_id="on"))
+    client.post(URL, json=message(call_id="over"))
+    client.post(URL, json=message("ended-with-error", "over", timestamp="2025-12-13T12:01:05Z", error="SIP 486"))
+    shown = page(client).text
+    assert "Active calls 1 Customer" in shown
+    assert "+31612345678 HMS Sovereign Demo +31850835037 inbound" in shown
+    assert "Calls 2 Errors 1 Error rate 50.0 % Mean duration 1:05" in shown
+    assert "08:00 UTC: 2 calls, 1 error" in shown
+    assert "ended with error SIP 486" in shown
+
+
+def test_a_stale_call_is_listed_apart(client, clock):
+    client.post(URL, json=message(call_id="old"))
+    clock.now += 12 * 3600
+    client.post(URL, json=message(call_id="on"))
+    shown = page(client).text
+    assert "Active calls 1" in shown
+    assert "Stale calls 1 Started 12 hours ago or longer" in shown
+
+
+def test_no_list_grows_without_end_and_all_are_counted(client, clock, monkeypatch):
+    monkeypatch.setattr(dashboard, "MOST", {"active": 1, "stale": 1, "recent": 1})
+    for call_id in ("old", "older", "on", "also on"):
+        client.post(URL, json=message(call_id=call_id))
+        clock.now += 12 * 3600 - 1 if call_id == "older" else 1
+    answer = client.get("/calls.json").json
+    assert answer["counts"] == {"active": 2, "stale": 2}
+    assert [len(answer[name]) for name in ("active", "stale", "recent")] == [1, 1, 1]
+    assert page(client).text.count("The newest 1 are listed.") == 2
+
+
+HOSTILE = "<script>alert(1)</script>"
+BREAKING = '"><img src=x onerror=alert(1)>'
+
+
+def test_what_senders_write_is_text(app, client):
+    call_id = f"{BREAKING}/../?a=b#c%"
+    fields = {"phone_number": {"number": BREAKING, "name": HOSTILE}, "customer": {"number": HOSTILE}}
+    client.post(URL, json=message(call_id=call_id, **fields))
+    client.post(URL, json=message("ended-with-error", call_id, error=BREAKING, end_reason=HOSTILE, **fields))
+    client.post(URL, json=message(call_id="on", **fields))
+    record(app, "failing", [], [Row("update_crm", None, 1, NOW, HOSTILE)])
+    [link] = [a["href"] for a in page(client).all("a") if a.get("id") == f"recent-{call_id}"]
+    for path in ("/", "/live", "/calls/failing", link):
+        shown = page(client, path)
+        assert HOSTILE in shown.text
+        assert shown.all("img") == []
+        assert {script.get("src") for script in shown.all("script")} <= {"/static/dashboard.js"}
+    assert f"Call id {call_id}" in shown.text
+
+
+def test_pages_have_no_inline_script_or_style_and_nothing_from_elsewhere(app, client):
+    record(app, "call-1", [], [Row("update_crm", None, 1, NOW, "answered 404")])
+    client.post(URL, json=message("ended-with-error", error="SIP 486"))
+    for path in ("/", "/calls/call-1"):
+        for tag, attributes in page(client, path).tags:
+            assert tag != "style"
+            assert not [name for name in attributes if name == "style" or name.startswith("on")]
+            assert not [name for name in ("src", "href", "action") if "//" in (attributes.get(name) or "")]
+
+
+@pytest.mark.parametrize("path", ["/", "/live", "/calls.json", "/calls/none", "/export", "/healthz"])
+@pytest.mark.parametrize("environ", [{}, ELSEWHERE])
+def test_every_answer_has_the_security_headers(client, path, environ):
+    headers = client.get(path, environ_base=environ).headers
+    assert headers["Content-Security-Policy"].startswith("default-src 'self'; ")
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Referrer-Policy"] == "same-origin"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cache-Control"] == "no-store"
+
+
+def test_without_access_a_browser_gets_a_page_that_says_what_to_set(app, client):
+    client.post(URL, json=message())
+    for path in ("/", "/live", "/calls/call-1", "/export", "/calls.json"):
+        answer = client.get(path, headers=BROWSER, environ_base=ELSEWHERE)
+        assert answer.status_code == 403
+        assert answer.mimetype == "text/html"
+        assert "set DASHBOARD_PASSWORD" in answer.text
+        assert "+316" not in answer.text
+        answer = client.get(path, environ_base=ELSEWHERE)
+        assert (answer.status_code, list(answer.json)) == (403, ["error"])
+    with client.get("/static/dashboard.css", environ_base=ELSEWHERE) as style:
+        assert style.status_code == 200
+
+
+def test_the_fragment_is_304_until_something_changes(client):
+    client.post(URL, json=message())
+    first = client.get("/live")
+    again = client.get("/live", headers={"If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, again.data) == (304, b"")
+    client.post(URL, json=message("ended"))
+    third = client.get("/live", headers={"If-None-Match": first.headers["ETag"]})
+    assert third.status_code == 200
+    assert third.headers["ETag"] != first.headers["ETag"]
+    assert "<html" not in third.text
+
+
+@pytest.mark.parametrize("search", ["a b", "+31611111111", "+31 6 1111 1111", " +31611111111 "])
+def test_a_call_is_found_by_number_or_id(client, search):
+    client.post(URL, json=message(call_id="a b", customer={"number": "+31611111111"}))
+    client.post(URL, json=message(call_id="other", customer={"number": "+31622222222"}))
+    for path in ("/", "/live"):
+        recent = client.get(path, query_string={"search": search}).text.split('id="recent"')[1]
+        assert "+31611111111" in recent
+        assert "+31622222222" not in recent
+    missing = page(client, "/", query_string={"search": "+31600000000"})
+    assert "No call with this id or number is kept" in missing.text
+    [live] = [attributes["data-live"] for _, attributes in missing.tags if "data-live" in attributes]
+    assert live == "/live?search=%2B31600000000"
+
+
+def test_a_timeline_tells_what_each_handler_has_done(app, client):
+    record(app, "call-1", ["log_event"], [Row("update_crm", None, 9, NOW, "answered 404")])
+    with app.app_context():
+        get_store().record(update("ended"), ["update_crm", "gone"], NOW, now=NOW, leased=False)
+    text = page(client, "/calls/call-1").text
+    assert "in progress received" in text
+    assert "log_event done" in text
+    assert "update_crm failed 9 answered 404 Run again" in text
+    assert "update_crm pending 0 2027-01-15T08:30:00.000Z Run again" in text
+    assert "gone pending" in text
+    assert '"number": "+31612345678"' in text
+    assert "Unset now: CRM_WEBHOOK_URL, SLACK_WEBHOOK_URL" in text
+
+
+def test_a_call_that_is_not_kept_is_404(client):
+    answer = client.get("/calls/none", headers=BROWSER)
+    assert answer.status_code == 404
+    assert "No call with this id is kept" in answer.text
+
+
+class TestRunAgain:
+    @pytest.fixture
+    def settings(self, settings, service):
+        return settings | {"CRM_WEBHOOK_URL": service.url}
+
+    @pytest.fixture(autouse=True)
+    def failed(self, app):
+        record(app, "a", ["log_event"], [Row("update_crm", None, 9, NOW, "answered 404")])
+
+    @pytest.mark.parametrize("headers", [SAME_ORIGIN, {"Origin": "http://localhost"}, {"Origin": "https://localhost"}])
+    @pytest.mark.parametrize(("form", "location"), [({"call_id": "a"}, "/calls/a"), ({}, "/")])
+    def test_failed_work_is_done_at_once(self, client, service, headers, form, location):
+        answer = client.post("/run-again", data={"handler": "update_crm", **form}, headers=headers)
+        assert (answer.status_code, answer.location) == (303, location)
+        assert [body["call_id"] for body in service.bodies] == ["a"]
+        assert "failed" not in page(client, "/calls/a").text
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {},
+            {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
+            {"Sec-Fetch-Site": "same-site"},
+            {"Sec-Fetch-Site": "none"},
+            {"Origin": "http://evil.example"},
+            {"Origin": "http://localhost:81"},
+            {"Origin": "null"},
+            {"Origin": "http://["},
+        ],
+    )
+    def test_only_our_own_pages_can_ask_for_it(self, client, service, headers):
+        answer = client.post("/run-again", data={"handler": "update_crm", "call_id": "a"}, headers=headers)
+        assert answer.status_code == 403
+        assert service.bodies == []
+        assert "failed" in page(client, "/calls/a").text
+
+    def test_other_calls_and_handlers_are_left_alone(self, client, service):
+        client.post("/run-again", data={"handler": "update_crm", "call_id": "b"}, headers=SAME_ORIGIN)
+        client.post("/run-again", data={"handler": "log_event", "call_id": "a"}, headers=SAME_ORIGIN)
+        assert client.post("/run-again", data={"handler": "no such"}, headers=SAME_ORIGIN).status_code == 404
+        assert client.post("/run-again", headers=SAME_ORIGIN).status_code == 404
+        assert service.bodies == []
+
+
+def test_the_download_is_the_export_and_is_streamed(app, client, runner):
+    for call_id in ("a", "b"):
+        record(app, call_id, ["log_event"])
+    answer = client.get("/export")
+    assert answer.is_streamed
+    assert "attachment" in answer.headers["Content-Disposition"]
+    assert answer.text == runner.invoke(args=["export"]).stdout
+    assert [json.loads(line)["call_id"] for line in answer.text.splitlines()] == ["a", "b"]
+
+
+def test_a_new_receiver_says_how_to_send_the_first_update(client):
+    text = page(client).text
+    assert "No updates yet" in text
+    assert "http://localhost/webhooks/status-update" in text
+    assert "WEBHOOK_SECRET is not set." in text
+    assert "Active calls" not in text and "Last 24 hours" not in text
+    client.post(URL, json=message())
+    assert "No updates yet" not in page(client).text
+
+
+def test_behind_a_proxy_it_tells_the_https_url(app):
+    app.config.update(DASHBOARD_PASSWORD="x", WEBHOOK_SECRET=(SECRET,))
+    headers = BROWSER | {"X-Forwarded-Proto": "https", "Host": "calls.example"}
+    text = Page(app.test_client().get("/", headers=headers, auth=("", "x")).text).text
+    assert "https://calls.example/webhooks/status-update" in text
+    assert "WEBHOOK_SECRET is set" in text
+
+
+class TestAttention:
+    @pytest.fixture
+    def settings(self, settings):
+        return settings | {"DASHBOARD_PASSWORD": "x", "WEBHOOK_SECRET": (SECRET,)}
+
+    def attention(self, client):
+        return Page(client.get("/live", auth=("", "x")).text.split('<section id="active"')[0]).text
+
+    def test_there_is_none_when_all_is_well(self, client):
+        body = json.dumps(message()).encode()
+        assert client.post(URL, data=body, headers=signed(body)).data == b"OK"
+        assert self.attention(client) == ""
+
+    def test_work_pending_for_a_minute_is_told_with_its_last_error(self, app, client, clock):
+        record(app, "a", ["log_event"], [Row("update_crm", NOW + 9, 1, NOW, "answered 500")], received_at=NOW - 60)
+        assert self.attention(client) == ""
+        clock.now += 1
+        assert (
+            "update_crm: 1 update pending since 2027-01-15T08:29:00.000Z. Last error: answered 500."
+            in self.attention(client)
+        )
+
+    def test_failed_work_is_told(self, app, client):
+        record(app, "a", ["log_event"], [Row("update_crm", None, 1, NOW, "answered 404")])
+        record(app, "b", ["log_event"], [Row("update_crm", NOW + 9, 1, NOW, None)])
+        text = self.attention(client)
+        assert "update_crm: 1 update failed, 1 update pending since" in text
+        assert "Last error: answered 404. What failed is not tried again by itself" in text
+
+    def test_refusals_of_the_last_24_hours_are_told(self, app, client):
+        with app.app_context():
+            get_store().count_refusals([Refused("stale", 1, NOW - 24 * 3600), Refused("wrong signature", 12, NOW - 60)])
+        text = self.attention(client)
+        assert "401 wrong signature, 12 times, last 2027-01-15T08:29:00.000Z. WEBHOOK_SECRET must be" in text
+        assert "stale" not in text
+
+    def test_unsigned_updates_and_a_throw_away_disk_are_told(self, app, client):
+        record(app)
+        app.config.update(ALLOW_UNSIGNED=True, WEBHOOK_SECRET=(), THROW_AWAY_DISK=True)
+        assert "Anyone can post updates" in self.attention(client)
+        assert "disk does not survive a restart" in self.attention(client)
+
+
+def test_a_store_that_does_not_answer_is_told(client, tmp_path):
+    client.post(URL, json=message())
+    for file in tmp_path.glob("calls.db*"):
+        file.unlink()
+    (tmp_path / "calls.db").write_text("not a database, but long enough to be taken for one" * 100)
+    for path in ("/", "/live", "/calls.json", "/calls/call-1"):
+        answer = client.get(path, headers=BROWSER)
+        assert answer.status_code == 503
+        assert "calls.db" in answer.text
+        assert "+316" not in answer.text
+
+
+def test_figures_are_added_up():
+    hour = int(NOW // 3600) * 3600
+    day = last_24_hours(
+        [
+            Figures(hour - 24 * 3600, "ended", "", 100, 100, 1.0, hour),
+            Figures(hour - 3600, "ended", "", 3, 2, 100.0, hour),
+            Figures(hour, "in-progress", "", 2, 0, 0.0, hour + 9),
+            Figures(hour, "ended-with-error", "SIP 486", 1, 1, 20.0, hour + 5),
+            Figures(hour - 3600, "ended-with-error", "SIP 486", 1, 0, 0.0, hour),
+            Figures(hour, "ended-with-error", "", 1, 0, 0.0, hour + 7),
+        ],
+        NOW,
+    )
+    assert (day["calls"], day["errors"], day["error_rate"], day["mean_seconds"]) == (8, 3, 0.375, 40.0)
+    assert len(day["hours"]) == 24
+    assert day["hours"][-2:] == [
+        {"hour": "2027-01-15T07:00:00.000Z", "calls": 4, "errors": 1},
+        {"hour": "2027-01-15T08:00:00.000Z", "calls": 4, "errors": 2},
+    ]
+    assert day["errors_by_message"] == [
+        {"error": "SIP 486", "calls": 2, "latest": "2027-01-15T08:00:05.000Z"},
+        {"error": "", "calls": 1, "latest": "2027-01-15T08:00:07.000Z"},
+    ]
+    empty = last_24_hours([], NOW)
+    assert (empty["calls"], empty["error_rate"], empty["mean_seconds"]) == (0, None, None)

@@ -15,7 +15,7 @@ import pytest
 
 import stores.redis
 from app import create_app
-from stores import Row, StoreError
+from stores import Refused, Row, StoreError
 from stores.redis import RedisStore
 from tests.conftest import NOW, ROOT, URL, free_port, message, update
 
@@ -82,6 +82,7 @@ def test_every_key_is_documented(store, valkey):
     store.track(update("ended", "never recorded"))
     store.check()
     store.claim("prune", NOW, 60)
+    store.count_refusals([Refused("stale", 1, NOW)])
     store.claim_report(update("ended-with-error", "call-_+31612345672_x", error="SIP 486"), "update_crm", NOW, 60, 5)
     shapes = {re.sub(r"(updates|due|waiting|failed|errors):.*", r"\1:<>", key) for key in valkey.keys()}
     documented = re.findall(r"`((?:receiver:|active_)[^`]*)`", stores.redis.__doc__)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from schemas.status_update import dump
-from stores import Figures, Row
+from stores import Figures, Refused, Row
 from tests.conftest import NOW, ROOT, update
 
 LEASE = NOW + 60
@@ -234,6 +234,24 @@ def test_active_and_recent_calls_are_newest_first_and_found_by_id_or_number(stor
     assert [call.id for call in store.recent(50, "+31600000001")] == ["call-2", "call-0"]
     assert [call.id for call in store.recent(50, "call-1")] == ["call-1"]
     assert store.recent(50, "+3160000000") == []
+
+
+def test_active_calls_are_found_by_when_they_started_and_counted(store):
+    for index in range(4):
+        store.track(update(call_id=f"call-{index}", received_at=NOW + index))
+    assert [call.id for call in store.active(after=NOW + 1)] == ["call-3", "call-2"]
+    assert [call.id for call in store.active(until=NOW + 1)] == ["call-1", "call-0"]
+    assert [call.id for call in store.active(after=NOW, limit=2)] == ["call-3", "call-2"]
+    assert [store.count_active(), store.count_active(after=NOW), store.count_active(until=NOW)] == [4, 3, 1]
+
+
+def test_refusals_are_counted_by_the_hour_and_reason(store):
+    store.count_refusals([Refused("stale", 2, HOUR + 5), Refused("unsigned", 1, HOUR + 6)])
+    store.count_refusals([Refused("stale", 3, HOUR + 4), Refused("unsigned", 9, HOUR - 1)])
+    assert store.refusals(HOUR + 100) == [Refused("stale", 5, HOUR + 5), Refused("unsigned", 1, HOUR + 6)]
+    assert store.refusals(HOUR - 100) == [Refused("unsigned", 10, HOUR + 6), Refused("stale", 5, HOUR + 5)]
+    store.prune(HOUR, 10)
+    assert store.refusals(0) == [Refused("stale", 5, HOUR + 5), Refused("unsigned", 1, HOUR + 6)]
 
 
 def test_figures_count_calls_by_the_hour_they_were_first_heard_of(store):

@@ -1,0 +1,70 @@
+"""What the dashboard shows of calls and updates, and the figures of the last 24 hours."""
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from handlers import HANDLERS
+from schemas.status_update import ENDED_WITH_ERROR, isoformat
+from stores import CallState, Figures, Kept
+
+HOURS = 24
+
+
+def iso(seconds: float | None) -> str | None:
+    """Unix seconds as ISO 8601 in UTC."""
+    return None if seconds is None else isoformat(datetime.fromtimestamp(seconds, UTC))
+
+
+def call_state(call: CallState) -> dict[str, Any]:
+    """One call in `/calls.json`."""
+    plain = ("id", "status", "type", "line", "line_name", "customer", "seconds", "error", "end_reason")
+    times = ("started_at", "ended_at", "received_at")
+    return {name: getattr(call, name) for name in plain} | {name: iso(getattr(call, name)) for name in times}
+
+
+def kept_update(kept: Kept) -> dict[str, Any]:
+    """One update as received, with each handler's row; a handler without one is done."""
+    rows = {row.handler: row for row in kept.rows}
+    names = dict.fromkeys([*(handler.__name__ for handler in HANDLERS), *rows])
+    return {
+        "status": kept.status,
+        "received_at": kept.received_at,
+        "message": json.dumps(json.loads(kept.message)["message"], indent=2, ensure_ascii=False),
+        "handlers": [(name, rows.get(name)) for name in names],
+    }
+
+
+def first_hour(now: float) -> int:
+    """When the first of the 24 hours began, of which the last is the one that `now` is in."""
+    return (int(now // 3600) - HOURS + 1) * 3600
+
+
+def last_24_hours(figures: Iterable[Figures], now: float) -> dict[str, Any]:
+    """Calls, errors and mean duration, in all and by hour, and the errors by message, most frequent first.
+
+    The rate is None where there were no calls, the mean where no call's duration is known.
+    """
+    hours = {first_hour(now) + 3600 * n: {"calls": 0, "errors": 0} for n in range(HOURS)}
+    messages: dict[str, dict[str, Any]] = {}
+    timed, seconds = 0, 0.0
+    for each in figures:
+        if each.hour not in hours:
+            continue
+        timed, seconds = timed + each.timed, seconds + each.seconds
+        hours[each.hour]["calls"] += each.calls
+        if each.status == ENDED_WITH_ERROR:
+            hours[each.hour]["errors"] += each.calls
+            known = messages.setdefault(each.error or "", {"calls": 0, "latest": each.latest})
+            known.update(calls=known["calls"] + each.calls, latest=max(known["latest"], each.latest))
+    calls, errors = (sum(hour[name] for hour in hours.values()) for name in ("calls", "errors"))
+    ranked = sorted(messages.items(), key=lambda item: (-item[1]["calls"], item[0]))
+    return {
+        "calls": calls,
+        "errors": errors,
+        "error_rate": errors / calls if calls else None,
+        "mean_seconds": seconds / timed if timed else None,
+        "hours": [{"hour": iso(hour), **counted} for hour, counted in hours.items()],
+        "errors_by_message": [{"error": error, "calls": n["calls"], "latest": iso(n["latest"])} for error, n in ranked],
+    }

@@ -1,0 +1,73 @@
+// Keeps the page current: durations tick, times are the viewer's, and what changed is fetched every two seconds.
+"use strict";
+
+const EVERY = 2000, LONGEST = 30000; // milliseconds
+const state = document.getElementById("state");
+const shown = new Map(); // by id, each part of the page as the server sent it
+let wait = EVERY, ahead = 0, tag = "", timer, answered = new Date();
+
+function localize(root) {
+  for (const each of root.querySelectorAll("[data-shape]")) {
+    const at = new Date(each.dateTime ?? each.dataset.at), shape = each.dataset.shape;
+    const options = { hour: "2-digit", minute: "2-digit", second: shape === "second" ? "2-digit" : undefined };
+    const undated = shape === "hour" || at.toDateString() === new Date().toDateString();
+    each.textContent = at.toLocaleString([], undated ? options : { month: "short", day: "numeric", ...options });
+  }
+}
+
+function tick() {
+  for (const each of document.querySelectorAll("[data-since]")) {
+    const seconds = Math.max(0, Math.floor((Date.now() + ahead - Date.parse(each.dataset.since)) / 1000));
+    const [h, m, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, String(seconds % 60).padStart(2, "0")];
+    each.textContent = h ? `${h}:${String(m).padStart(2, "0")}:${s}` : `${m}:${s}`;
+  }
+}
+
+function show(html) {
+  const focused = document.activeElement.id;
+  for (const part of new DOMParser().parseFromString(html, "text/html").querySelectorAll(".part")) {
+    if (shown.get(part.id) === part.outerHTML) continue;
+    shown.set(part.id, part.outerHTML);
+    localize(part);
+    const old = document.getElementById(part.id), top = old.querySelector(".scroll")?.scrollTop ?? 0;
+    part.querySelector("details")?.toggleAttribute("open", Boolean(old.querySelector("details")?.open));
+    old.replaceWith(part);
+    part.querySelector(".scroll")?.scrollTo(0, top);
+  }
+  if (document.activeElement.id !== focused) document.getElementById(focused)?.focus({ preventScroll: true });
+  tick();
+}
+
+function say(text) {
+  if (state.textContent !== text) state.textContent = text; // each change is read out
+  document.body.classList.toggle("behind", text !== "Live");
+}
+
+async function poll() {
+  if (document.hidden) return;
+  try {
+    const headers = { "If-None-Match": tag }, signal = AbortSignal.timeout(10000);
+    const answer = await fetch(state.dataset.live, { headers, signal, cache: "no-store" });
+    if (!answer.ok && answer.status !== 304) throw new Error(answer.status);
+    const off = Date.parse(answer.headers.get("Date")) - Date.now();
+    if (Math.abs(off - ahead) > 2000) ahead = off; // the viewer's clock is wrong
+    if (answer.ok) show(await answer.text());
+    [tag, wait, answered] = [answer.headers.get("ETag"), EVERY, new Date()];
+    say("Live");
+  } catch {
+    wait = Math.min(2 * wait, LONGEST);
+    say(`Not live since ${answered.toLocaleTimeString()}: trying again`);
+  }
+  clearTimeout(timer);
+  timer = setTimeout(poll, wait);
+}
+
+for (const part of document.querySelectorAll(".part")) shown.set(part.id, part.outerHTML);
+localize(document);
+tick();
+setInterval(tick, 1000);
+if (state) {
+  say("Live");
+  timer = setTimeout(poll, EVERY);
+  document.addEventListener("visibilitychange", poll);
+}

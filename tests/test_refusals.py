@@ -1,0 +1,90 @@
+"""How refused updates are counted."""
+
+import json
+
+import pytest
+
+from stores import Refused, StoreError
+from stores.refusals import FLUSH_EVERY, REASONS
+from tests.conftest import NOW, SECRET, URL, message, signed
+
+BODY = json.dumps(message()).encode()
+
+
+@pytest.fixture
+def settings(settings):
+    return settings | {"WEBHOOK_SECRET": (SECRET,), "DASHBOARD_PASSWORD": "x"}
+
+
+@pytest.fixture
+def store(app):
+    return app.extensions["store"]
+
+
+def post(client, body=BODY, **headers):
+    return client.post(URL, data=body, headers=signed(body) | headers)
+
+
+def test_every_reason_is_counted_by_its_name(app, client, store, clock, monkeypatch):
+    def unreadable(length=None):
+        raise OSError
+
+    asked = {
+        "unsigned": client.post(URL, data=BODY),
+        "malformed X-Webhook-Timestamp": post(client, **{"X-Webhook-Timestamp": "soon"}),
+        "malformed X-Webhook-Signature": post(client, **{"X-Webhook-Signature": "sha256=none"}),
+        "wrong signature": client.post(URL, data=BODY, headers=signed(BODY, "another secret")),
+        "stale": client.post(URL, data=BODY, headers=signed(BODY, timestamp=int(NOW - 301))),
+        "too large": post(client, b" " * 2**21),
+        "not JSON": post(client, b"{sender's text"),
+        "not a status update": post(client, b'{"message": {"type": "status-update"}}'),
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr("flask.Request.get_data", unreadable)
+        asked["the body stopped halfway"] = post(client)
+    app.config["WEBHOOK_SECRET"] = ()
+    asked["no secret is set here"] = client.post(URL, data=BODY, environ_base={"REMOTE_ADDR": "192.0.2.1"})
+    with monkeypatch.context() as patch:
+        patch.setattr("app.dispatch", fail)
+        asked["could not be kept"] = client.post(URL, data=BODY)
+    assert set(asked) == set(REASONS)
+    assert all(answer.json["error"].startswith(reason) for reason, answer in asked.items())
+    clock.now += FLUSH_EVERY
+    client.get("/live", auth=("", "x"))
+    assert {(each.reason, each.times) for each in store.refusals(0)} == {(reason, 1) for reason in REASONS}
+
+
+def fail(*args):
+    raise StoreError("full")
+
+
+def test_what_is_no_update_is_not_counted(client, store, clock):
+    client.get("/")
+    client.get("/wp-login.php")
+    client.get(URL)
+    clock.now += FLUSH_EVERY
+    client.get("/live", auth=("", "x"))
+    assert store.refusals(0) == []
+
+
+def test_a_flood_is_one_write_a_second(client, store, clock, monkeypatch):
+    writes, count = [], store.count_refusals
+    monkeypatch.setattr(store, "count_refusals", lambda refused: (writes.append(1), count(refused)))
+    for _ in range(10):
+        for _ in range(20):
+            client.post(URL, data=BODY)
+        clock.now += FLUSH_EVERY / 4
+    assert len(writes) == 3
+    assert store.refusals(0) == [Refused("unsigned", 161, NOW + 2)]
+    clock.now += FLUSH_EVERY
+    client.get("/live", auth=("", "x"))
+    assert store.refusals(0) == [Refused("unsigned", 200, NOW + 9 / 4)]
+
+
+def test_what_the_store_does_not_take_is_counted_later(client, store, clock, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "count_refusals", fail)
+        assert client.post(URL, data=BODY).status_code == 401
+    clock.now += FLUSH_EVERY
+    client.post(URL, data=BODY)
+    assert store.refusals(0) == [Refused("unsigned", 2, NOW + FLUSH_EVERY)]
