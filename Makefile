@@ -3,14 +3,14 @@ PYTHON ?= python3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run simulate test lint
+.PHONY: help run simulate test lint screenshot
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/installed ## Start the receiver on 127.0.0.1, port 8000 (PORT=...)
 	@.venv/bin/flask check
-	@echo "Takes status updates at http://127.0.0.1:$(PORT)/webhooks/status-update, shows calls at /calls.json"
+	@echo "Takes status updates at http://127.0.0.1:$(PORT)/webhooks/status-update, shows calls at http://127.0.0.1:$(PORT)/"
 	@echo "Next, in another terminal: make simulate$(if $(filter 8000,$(PORT)),, PORT=$(PORT))"
 	@.venv/bin/flask run --port $(PORT)
 
@@ -23,6 +23,9 @@ test: .venv/installed lint ## Lint, then run every test
 lint: .venv/installed ## Check the code's style
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
+
+screenshot: .venv/installed ## Take the README's picture again (needs chromium)
+	@.venv/bin/python -m tests.screenshot docs/dashboard.png
 
 .venv/installed: requirements.txt requirements-dev.txt
 	@echo "Installing into .venv"

@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS rows (
   received_at REAL NOT NULL,
   PRIMARY KEY (call_id, status, handler)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS rows_due ON rows (handler, due);
+CREATE INDEX IF NOT EXISTS rows_due ON rows (handler, due, received_at);
 
 -- Up to which of the updates whose errors are alike they have been reported, and when last.
 CREATE TABLE IF NOT EXISTS reports (

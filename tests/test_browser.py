@@ -100,13 +100,15 @@ def test_run_again_delivers(page, receiver, service):
 
 def test_it_says_when_it_is_not_live_and_recovers(page, receiver, complaints):
     server = receiver()
+    page.clock.install()
     page.goto(server.url)
     server.stop()
+    page.clock.run_for(2000)
     wait_for(page, "#state", "Not live since")
-    restarted = receiver(PORT=str(server.port))
-    restarted.post(message(timestamp=now()))
+    receiver(PORT=str(server.port)).post(message(timestamp=now()))
+    page.clock.run_for(4000)
     wait_for(page, "#active", NUMBER)
-    assert page.inner_text("#state") == "Live"
+    wait_for(page, "#state", "Live")
     assert all("ERR_CONNECTION_REFUSED" in each or "ERR_EMPTY_RESPONSE" in each for each in complaints)
     complaints.clear()
 
@@ -160,17 +162,29 @@ def test_the_chart_tells_its_figures_and_keeps_the_focus(page, receiver):
 
 
 @pytest.mark.parametrize("active", [0, 3, 300])
-def test_it_fits_every_screen(page, receiver, tmp_path, active):
+def test_the_page_fits_every_screen(page, receiver, tmp_path, active):
     fill(tmp_path / "calls.db", active, time.time())
     page.goto(receiver(WEBHOOK_SECRET="x").url)
     expect(page.locator("#active tbody tr")).to_have_count(active)
-    paths = ["/", page.locator("#recent a").first.get_attribute("href")]
-    for path in paths:
-        page.goto(page.url.split("/calls/")[0].rstrip("/") + path)
-        for width in (1280, 360):
-            page.set_viewport_size({"width": width, "height": 900})
-            for scheme in ("light", "dark"):
-                page.emulate_media(color_scheme=scheme)
-                assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-                assert page.evaluate(OUTSIDE) == []
-                page.screenshot(path=tmp_path / f"{active}-{width}-{scheme}{'-call' * (path != '/')}.png")
+    look_at_every_size(page, tmp_path, f"{active}-active")
+
+
+def test_a_timeline_fits_every_screen(page, receiver, service, tmp_path):
+    service.default = (404, {}, b"no such contact " * 20)
+    server = receiver(CRM_WEBHOOK_URL=service.url)
+    server.post(message(call_id="call-_+31612345678_" + "f" * 200))
+    server.post(message("ended-with-error", "call-_+31612345678_" + "f" * 200, error="nospacesinthis" * 50))
+    page.goto(server.url)
+    page.locator("#recent a").click()
+    expect(page.locator(".handlers")).to_have_count(2)
+    look_at_every_size(page, tmp_path, "timeline")
+
+
+def look_at_every_size(page, folder, name):
+    for width in (1280, 360):
+        page.set_viewport_size({"width": width, "height": 900})
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            assert page.evaluate(OUTSIDE) == []
+            page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", full_page=True)

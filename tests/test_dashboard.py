@@ -383,7 +383,7 @@ class TestAttention:
         record(app, "b", ["log_event"], [Row("update_crm", NOW + 9, 1, NOW, None)])
         text = self.attention(client)
         assert "update_crm: 1 update failed, 1 update pending since" in text
-        assert "Last error: answered 404. What failed is not tried again by itself" in text
+        assert "Last error: answered 404. Put right what is wrong" in text
 
     def test_refusals_of_the_last_24_hours_are_told(self, app, client):
         with app.app_context():
@@ -391,6 +391,13 @@ class TestAttention:
         text = self.attention(client)
         assert "401 wrong signature, 12 times, last 2027-01-15T08:29:00.000Z. WEBHOOK_SECRET must be" in text
         assert "stale" not in text
+
+    def test_looking_at_the_page_counts_what_was_refused_since(self, app, client, clock):
+        client.post(URL, json=message())
+        client.post(URL, json=message())
+        assert "401 unsigned, 1 time," in self.attention(client)
+        clock.now += 1
+        assert "401 unsigned, 2 times," in self.attention(client)
 
     def test_unsigned_updates_and_a_throw_away_disk_are_told(self, app, client):
         record(app)

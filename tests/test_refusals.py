@@ -13,7 +13,7 @@ BODY = json.dumps(message()).encode()
 
 @pytest.fixture
 def settings(settings):
-    return settings | {"WEBHOOK_SECRET": (SECRET,), "DASHBOARD_PASSWORD": "x"}
+    return settings | {"WEBHOOK_SECRET": (SECRET,)}
 
 
 @pytest.fixture
@@ -21,11 +21,23 @@ def store(app):
     return app.extensions["store"]
 
 
+@pytest.fixture
+def flush(app, clock):
+    """Write what is counted, a second later."""
+
+    def flush():
+        clock.now += FLUSH_EVERY
+        with app.app_context():
+            app.extensions["refusals"].flush(clock.now)
+
+    return flush
+
+
 def post(client, body=BODY, **headers):
     return client.post(URL, data=body, headers=signed(body) | headers)
 
 
-def test_every_reason_is_counted_by_its_name(app, client, store, clock, monkeypatch):
+def test_every_reason_is_counted_by_its_name(app, client, store, flush, monkeypatch):
     def unreadable(length=None):
         raise OSError
 
@@ -49,8 +61,7 @@ def test_every_reason_is_counted_by_its_name(app, client, store, clock, monkeypa
         asked["could not be kept"] = client.post(URL, data=BODY)
     assert set(asked) == set(REASONS)
     assert all(answer.json["error"].startswith(reason) for reason, answer in asked.items())
-    clock.now += FLUSH_EVERY
-    client.get("/live", auth=("", "x"))
+    flush()
     assert {(each.reason, each.times) for each in store.refusals(0)} == {(reason, 1) for reason in REASONS}
 
 
@@ -58,16 +69,15 @@ def fail(*args):
     raise StoreError("full")
 
 
-def test_what_is_no_update_is_not_counted(client, store, clock):
+def test_what_is_no_update_is_not_counted(client, store, flush):
     client.get("/")
     client.get("/wp-login.php")
     client.get(URL)
-    clock.now += FLUSH_EVERY
-    client.get("/live", auth=("", "x"))
+    flush()
     assert store.refusals(0) == []
 
 
-def test_a_flood_is_one_write_a_second(client, store, clock, monkeypatch):
+def test_a_flood_is_one_write_a_second(client, store, clock, flush, monkeypatch):
     writes, count = [], store.count_refusals
     monkeypatch.setattr(store, "count_refusals", lambda refused: (writes.append(1), count(refused)))
     for _ in range(10):
@@ -76,8 +86,7 @@ def test_a_flood_is_one_write_a_second(client, store, clock, monkeypatch):
         clock.now += FLUSH_EVERY / 4
     assert len(writes) == 3
     assert store.refusals(0) == [Refused("unsigned", 161, NOW + 2)]
-    clock.now += FLUSH_EVERY
-    client.get("/live", auth=("", "x"))
+    flush()
     assert store.refusals(0) == [Refused("unsigned", 200, NOW + 9 / 4)]
 
 
