@@ -142,17 +142,23 @@ def on_and_off(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     return [name for name in optional if config[name]], [name for name in optional if not config[name]]
 
 
-def warnings(config: Mapping[str, Any]) -> list[str]:
-    """What a deployment should not stay without, a sentence each."""
+def dangers(config: Mapping[str, Any]) -> list[str]:
+    """What must not stay as it is, a sentence each."""
     found = []
     if config["ALLOW_UNSIGNED"] and not config["WEBHOOK_SECRET"]:
         found.append("Anyone can post updates: set WEBHOOK_SECRET and unset ALLOW_UNSIGNED.")
-    elif not config["WEBHOOK_SECRET"]:
-        found.append("Only updates from this machine are taken: set WEBHOOK_SECRET to the provider's webhook_secret.")
     if config["THROW_AWAY_DISK"]:
         found.append(
             "This platform's disk does not survive a restart: set REDIS_URL, or SQLITE_PATH to a file that stays."
         )
+    return found
+
+
+def warnings(config: Mapping[str, Any]) -> list[str]:
+    """The same, and what a deployment should not stay without."""
+    found = dangers(config)
+    if not config["WEBHOOK_SECRET"] and not config["ALLOW_UNSIGNED"]:
+        found.append("Only updates from this machine are taken: set WEBHOOK_SECRET to the provider's webhook_secret.")
     if not config["DASHBOARD_PASSWORD"]:
         found.append("Only this machine can see the calls: set DASHBOARD_PASSWORD to see them from elsewhere.")
     return found

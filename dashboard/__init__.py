@@ -9,7 +9,7 @@ from flask import Blueprint, Response, current_app, jsonify, make_response, redi
 from werkzeug.datastructures import WWWAuthenticate
 
 from commands.transfer import exported
-from config import WEBHOOK_PATH, clock, on_and_off, warnings
+from config import WEBHOOK_PATH, clock, dangers, on_and_off, warnings
 from dashboard.content import call_state, first_hour, iso, kept_update, last_24_hours
 from dispatch import retry_one
 from handlers import HANDLERS
@@ -170,6 +170,7 @@ def _page() -> dict[str, Any]:
         "undone": [each for each in backlog if each.failed or (each.oldest or now) < now - PENDING_TOO_LONG],
         "refusals": store.refusals(first_hour(now)),
         "spooled": store.spooled(),
+        "dangers": dangers(config),
         "warnings": warnings(config),
         "url": request.headers.get("X-Forwarded-Proto", request.scheme) + "://" + request.host + WEBHOOK_PATH,
         "signed": bool(config["WEBHOOK_SECRET"]),

@@ -29,14 +29,14 @@ before it was pruned, pruning takes it out of the indexes. One server, no cluste
 """
 
 import json
-import struct
 from collections.abc import Iterable, Iterator
 from math import inf
 from typing import Any
 
 from schemas.status_update import IN_PROGRESS, StatusUpdate, dump
-from stores import Backlog, CallState, Figures, Kept, Refused, Report, Row
+from stores.records import Backlog, CallState, Figures, Kept, Refused, Report, Row
 from stores.redis_server import RedisServer, given
+from stores.redis_values import as_calls, as_kept, as_row, as_text, as_time, sortable
 
 PAGE = 200
 
@@ -71,7 +71,7 @@ class RedisStore:
                 status=update.call.status,
                 received_at=repr(update.received_at.timestamp()),
                 kept_at=repr(now),
-                kept=_sortable(now),
+                kept=sortable(now),
                 customer=update.customer.number,
                 message=json.dumps(dump(update)),
                 alike=update.alike,
@@ -86,9 +86,9 @@ class RedisStore:
         rows = [
             given(
                 handler=row.handler,
-                due=_text(row.due),
+                due=as_text(row.due),
                 attempts=row.attempts,
-                first_tried=_text(row.first_tried),
+                first_tried=as_text(row.first_tried),
                 # An error may quote a surrogate, which cannot be encoded.
                 error=row.error and row.error.encode("utf-8", "replace").decode(),
             )
@@ -99,7 +99,7 @@ class RedisStore:
 
     def take(self, handler: str, now: float, lease: float) -> tuple[Kept, Row] | None:
         taken = self._server.run("take", handler=handler, now=repr(now), lease=repr(lease))
-        return taken and (_kept(taken[0], with_rows=False), _row(taken[1]))
+        return taken and (as_kept(taken[0], with_rows=False), as_row(taken[1]))
 
     def hurry(self, now: float, *, failed: bool = False, call_id: str | None = None, handler: str | None = None) -> int:
         return self._server.run("hurry", now=repr(now), failed=failed, call_id=call_id, handler=handler)
@@ -116,7 +116,7 @@ class RedisStore:
         self._server.run("track", id=call.id, state=given(**state))
 
     def active(self, after: float = 0, until: float = inf, limit: int = -1) -> list[CallState]:
-        found = [call for call in _calls(self._server.run("active")) if after < call.start_received_at <= until]
+        found = [call for call in as_calls(self._server.run("active")) if after < call.start_received_at <= until]
         found.sort(key=lambda call: call.start_received_at, reverse=True)
         return found if limit < 0 else found[:limit]
 
@@ -124,13 +124,13 @@ class RedisStore:
         return len(self.active(after, until))
 
     def recent(self, limit: int, search: str = "") -> list[CallState]:
-        found = {call.id: call for call in _calls(self._server.run("recent", limit=limit, search=search or None))}
+        found = {call.id: call for call in as_calls(self._server.run("recent", limit=limit, search=search or None))}
         return sorted(found.values(), key=lambda call: call.received_at, reverse=True)[:limit]
 
     def call(self, call_id: str) -> tuple[CallState | None, list[Kept]]:
         state, updates = self._server.run("call", id=call_id)
         # Each starts with its position.
-        return (_calls([(call_id, state)])[0] if state else None), [_kept(update) for update in sorted(updates)]
+        return (as_calls([(call_id, state)])[0] if state else None), [as_kept(update) for update in sorted(updates)]
 
     def figures(self, since: float) -> list[Figures]:
         found = []
@@ -140,15 +140,15 @@ class RedisStore:
         return found
 
     def updates(self, since: float = 0) -> Iterator[Kept]:
-        after = f"[{_sortable(max(since, 0))}"
+        after = f"[{sortable(max(since, 0))}"
         while after:
             last, page = self._server.run("updates", after=after, limit=PAGE)
-            yield from map(_kept, page)
+            yield from map(as_kept, page)
             after = last and f"({last}"
 
     def backlog(self) -> list[Backlog]:
         return [
-            Backlog(handler, pending, failed, _time(oldest), error)
+            Backlog(handler, pending, failed, as_time(oldest), error)
             for handler, pending, failed, oldest, error in sorted(self._server.run("backlog"))
             if pending or failed
         ]
@@ -171,7 +171,7 @@ class RedisStore:
         return sorted(found.values(), key=lambda each: -each.times)
 
     def check(self) -> float | None:
-        return _time(self._server.run("check"))
+        return as_time(self._server.run("check"))
 
     def forget(self, number: str) -> dict[str, int]:
         return dict(zip(("calls", "updates", "rows"), self._server.run("forget", number=number), strict=True))
@@ -195,39 +195,3 @@ class RedisStore:
 
     def settle_report(self, update: StatusUpdate, report: Report, now: float) -> None:
         self._server.run("settle_report", alike=update.alike, upto=report.upto, now=repr(now))
-
-
-def _text(time: float | None) -> str | None:
-    return None if time is None else repr(time)
-
-
-def _time(text: str | None) -> float | None:
-    return None if text is None else float(text)
-
-
-def _sortable(time: float) -> str:
-    """A text that sorts among others as its time does, which is not negative."""
-    return struct.pack(">d", time).hex()
-
-
-def _row(found: list) -> Row:
-    handler, due, text = found
-    row = json.loads(text)
-    return Row(handler, _time(due), row["attempts"], _time(row.get("first_tried")), row.get("error"))
-
-
-def _kept(found: list, *, with_rows: bool = True) -> Kept:
-    _position, call_id, status, received_at, kept_at, message, rows = found
-    rows = tuple(map(_row, sorted(rows))) if with_rows else ()
-    return Kept(call_id, status, float(received_at), float(kept_at), message, rows)
-
-
-def _calls(found: list) -> list[CallState]:
-    times = ("received_at", "started_at", "start_received_at", "ended_at", "end_received_at", "asked_at")
-    names = [name for name in CallState.__slots__ if name != "id"]
-    calls = []
-    for id, text in found:
-        state = json.loads(text)
-        values = {name: _time(state.get(name)) if name in times else state.get(name) for name in names}
-        calls.append(CallState(id, **values | {"unknown": bool(values["unknown"])}))
-    return calls

@@ -8,11 +8,10 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator
-from math import inf
 
-from schemas.status_update import IN_PROGRESS, StatusUpdate, dump
-from stores import Backlog, CallState, Figures, Kept, Refused, Row
-from stores.sqlite_calls import ACTIVE, CALL, END_CALL, MENTION_CALL, START_CALL
+from schemas.status_update import StatusUpdate, dump
+from stores.records import Backlog, CallState, Kept, Refused, Row
+from stores.sqlite_calls import SQLiteCalls
 from stores.sqlite_claims import SQLiteClaims
 
 PAGE = 500
@@ -20,7 +19,7 @@ PAGE = 500
 _ROW = "handler, due, attempts, first_tried, error"
 
 
-class SQLiteStore(SQLiteClaims):
+class SQLiteStore(SQLiteCalls, SQLiteClaims):
     """The contract is in `stores.Store`."""
 
     name = "sqlite"
@@ -91,44 +90,10 @@ class SQLiteStore(SQLiteClaims):
                 (now, call_id, handler),
             ).rowcount
 
-    def track(self, update: StatusUpdate) -> None:
-        call, line = update.call, update.phone_number
-        times = update.timestamp.timestamp(), update.received_at.timestamp()
-        started, ended, why = (None, None), (None, None), (None, None)
-        statement = MENTION_CALL
-        if call.status == IN_PROGRESS:
-            statement, started = START_CALL, times
-        elif update.is_final:
-            statement, ended, why = END_CALL, times, (update.error, update.end_reason)
-        known = (call.id, call.status, call.type, line.number, line.name, update.customer.number, times[1])
-        with self.write() as db:
-            db.execute(statement, known + started + ended + why)
-
-    def note_asked(self, call_id: str, now: float, *, unknown: bool) -> None:
-        with self.write() as db:
-            db.execute("UPDATE calls SET asked_at = ?, unknown = ? WHERE id = ?", (now, unknown, call_id))
-
-    def active(self, after: float = 0, until: float = inf, limit: int = -1) -> list[CallState]:
-        return self._calls(f"{ACTIVE} ORDER BY start_received_at DESC LIMIT ?", after, until, limit)
-
-    def count_active(self, after: float = 0, until: float = inf) -> int:
-        with self.read() as db:
-            return db.execute(f"SELECT count(*) FROM calls WHERE {ACTIVE}", (after, until)).fetchone()[0]
-
-    def recent(self, limit: int, search: str = "") -> list[CallState]:
-        if not search:
-            return self._calls("1 ORDER BY received_at DESC LIMIT ?", limit)
-        return self._calls("id = ? OR customer = ? ORDER BY received_at DESC LIMIT ?", search, search, limit)
-
     def call(self, call_id: str) -> tuple[CallState | None, list[Kept]]:
         calls = self._calls("id = ?", call_id)
         with self.read() as db:
             return calls[0] if calls else None, [*self._kept(db, "call_id = ?", call_id).values()]
-
-    def figures(self, since: float) -> list[Figures]:
-        with self.read() as db:
-            found = db.execute("SELECT * FROM figures WHERE hour >= ? AND calls > 0", (since - since % 3600,))
-            return [Figures(*row) for row in found]
 
     def updates(self, since: float = 0) -> Iterator[Kept]:
         last = (since, -1)
@@ -214,11 +179,6 @@ class SQLiteStore(SQLiteClaims):
             db.execute("DELETE FROM refusals WHERE hour <= ?", (before - 3600,))
             db.execute("DELETE FROM reports WHERE reported_at < ? AND leased_until < ?", (before, before))
         return len(keys), calls
-
-    def _calls(self, where: str, *values: str | float) -> list[CallState]:
-        with self.read() as db:
-            found = db.execute(f"SELECT {CALL}, asked_at, unknown FROM calls WHERE {where}", values)
-            return [CallState(*row[:-1], bool(row[-1])) for row in found]
 
     @staticmethod
     def _kept(db: sqlite3.Connection, where: str, *values: str | float) -> dict[int, Kept]:
