@@ -249,41 +249,39 @@ function verbs.take()
   end
 end
 
--- Call `visit(id, status, handler)` for each row asked for.
-local function each_row(visit)
-  if a.call_id then
-    for _, field in ipairs(call('HKEYS', UPDATES .. a.call_id)) do
-      local status, handler = field:match('^(.-)\t(.*)$')
-      if status and (not a.handler or handler == a.handler) then visit(a.call_id, status, handler) end
-    end
-    return
+-- Does no more than it must: there may be tens of thousands.
+local function hurry_row(handler, id, status)
+  local row, key = row_of(id, status, handler), id .. '\t' .. status
+  if not row or row.leased then return 0 end
+  if call('ZADD', DUE .. handler, 'XX', 'CH', a.now, key) == 1 or call('ZSCORE', DUE .. handler, key) then
+    if row.error then call('ZADD', ERRORS .. handler, a.now, key) end
+    return 1
   end
-  for _, handler in ipairs(a.handler and {a.handler} or handlers()) do
-    local keys = call('ZRANGE', DUE .. handler, 0, -1)
-    for _, key in ipairs(a.failed and call('SMEMBERS', FAILED .. handler) or {}) do keys[#keys + 1] = key end
-    for _, key in ipairs(keys) do
-      local id, status = key:match('^(.-)\t(.*)$')
-      visit(id, status, handler)
-    end
-  end
+  if not a.failed then return 0 end
+  row.attempts, row.first_tried = 0, nil
+  local received_at, _, position, customer = unpack(cmsgpack.unpack(call('HGET', UPDATES .. id, status)))
+  call('SREM', FAILED .. handler, key)
+  call('ZREM', SETTLED, member_of(id, status, position, customer))
+  index_row(id, status, handler, a.now, row, received_at)
+  call('HSET', UPDATES .. id, status .. '\t' .. handler, cjson.encode(row))
+  call('PERSIST', UPDATES .. id)
+  return 1
 end
 
 function verbs.hurry()
   local hurried = 0
-  each_row(function(id, status, handler)
-    local row, key = row_of(id, status, handler), id .. '\t' .. status
-    local failed = not call('ZSCORE', DUE .. handler, key)
-    if not row or row.leased or (failed and not a.failed) then return end
-    hurried = hurried + 1
-    if failed then
-      row.attempts, row.first_tried = 0, nil
-      write_row(id, status, handler, a.now, row)
-      age_update(id, status)
-    else
-      call('ZADD', DUE .. handler, a.now, key)
-      if row.error then call('ZADD', ERRORS .. handler, a.now, key) end
+  if a.call_id then
+    for _, field in ipairs(call('HKEYS', UPDATES .. a.call_id)) do
+      local status, handler = field:match('^(.-)\t(.*)$')
+      if status and handler == (a.handler or handler) then hurried = hurried + hurry_row(handler, a.call_id, status) end
     end
-  end)
+  else
+    for _, handler in ipairs(a.handler and {a.handler} or handlers()) do
+      local keys = call('ZRANGE', DUE .. handler, 0, -1)
+      for _, key in ipairs(a.failed and call('SMEMBERS', FAILED .. handler) or {}) do keys[#keys + 1] = key end
+      for _, key in ipairs(keys) do hurried = hurried + hurry_row(handler, key:match('^(.-)\t(.*)$')) end
+    end
+  end
   age_shared()
   return hurried
 end
