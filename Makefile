@@ -18,7 +18,7 @@ simulate: .venv/installed ## Post made-up calls to it
 	@.venv/bin/flask simulate --url http://127.0.0.1:$(PORT)
 
 test: .venv/installed lint ## Lint, then run every test
-	@.venv/bin/pytest -q
+	@.venv/bin/pytest -q -n 2
 
 lint: .venv/installed ## Check the code's style
 	@.venv/bin/ruff check .

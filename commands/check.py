@@ -40,11 +40,13 @@ def check(url: str | None, send: bool) -> None:
     click.echo(f"off:   {', '.join(off) or 'nothing'}")
     for warning in warnings(config):
         click.echo(f"note:  {warning}")
-    store.check()
-    click.echo(f"store: {store.name}, {store.durability}")
     spooled, _ = store.spooled()
     if spooled:
-        click.echo(f"note:  {spooled} updates wait in the spool until the server can be reached.")
+        click.echo(f"note:  {spooled} updates wait in the spool until the server takes them.")
+    for sentence in store.advice():
+        click.echo(f"note:  {sentence}")
+    store.check()
+    click.echo(f"store: {store.name}, {store.durability}")
 
 
 def check_deployment(url: str, secret: str | None, send: bool) -> None:

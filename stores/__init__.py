@@ -107,6 +107,9 @@ class Store(Protocol):
     def check(self) -> float | None:
         """When the last update was received. Raises StoreError if an update could not be kept now."""
 
+    def advice(self) -> list[str]:
+        """What is worth knowing or doing about the engine as it is set up, a sentence each."""
+
     def forget(self, number: str) -> dict[str, int]:
         """Atomically remove every call of the customer with this number, and every call whose id contains it (if it
         ends in six digits, for fewer are in anybody's), with updates and rows. Returns how many `calls`, `updates` and

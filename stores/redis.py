@@ -39,6 +39,7 @@ from stores.redis_server import RedisServer, given
 from stores.redis_values import as_calls, as_kept, as_row, as_text, as_time, sortable
 
 PAGE = 200
+BYTES_AN_UPDATE = 1450  # of the server's memory, settled, of a call with two; measured
 
 
 class RedisStore:
@@ -49,6 +50,18 @@ class RedisStore:
     def __init__(self, url: str, retention: int, **options: Any):
         self._server = RedisServer(url, retention, **options)
         self.durability = f"{self._server.address}: what is acknowledged survives what that server's persistence does"
+
+    def advice(self) -> list[str]:
+        info, found = self._server.info(), []
+        policy, limit = info.get("maxmemory_policy", "noeviction"), int(info.get("maxmemory", 0))
+        if limit and policy != "noeviction":
+            found.append("When full, this server throws away what is kept: set its maxmemory-policy to noeviction.")
+        if info.get("aof_enabled") == "0":
+            found.append("This server appends to no file: its restart loses what came since its last snapshot, or all.")
+        left = max(limit - int(info.get("used_memory", 0)), 0) // BYTES_AN_UPDATE
+        if limit:
+            found.append(f"About {left:,} more updates fit into this server's memory.")
+        return found
 
     def close(self) -> None:
         self._server.close()

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +63,29 @@ class RedisServer:
     def run(self, verb: str, **values: Any) -> Any:
         """The answer of the script's `verb` to the `values` that are not None. Raises StoreError."""
         arguments = (verb, self._retention, json.dumps(given(**values)))
-        try:
+        with self._errors():
             try:
                 return self._evaluate(*arguments)
             except (ConnectionError, TimeoutError):
                 if verb in _NOT_REPEATED:
                     raise
                 return self._evaluate(*arguments)
+
+    def info(self) -> dict[str, str]:
+        """What the server tells of its memory and of what it writes to disk. Raises StoreError."""
+        with self._errors():
+            connection = self._pool.get_connection()
+            try:
+                connection.send_command("INFO", "memory", "persistence")
+                text = connection.read_response()
+            finally:
+                self._pool.release(connection)
+        return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
         except RedisError as error:
             raise StoreError(f"{self.address}: {error}{_hint(error, self._tls)}") from error
 

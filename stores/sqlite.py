@@ -6,6 +6,7 @@ done since is not: the rows are there again, and they are called again.
 
 import json
 import re
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
 
@@ -15,6 +16,8 @@ from stores.sqlite_calls import SQLiteCalls
 from stores.sqlite_claims import SQLiteClaims
 
 PAGE = 500
+BYTES_AN_UPDATE = 700  # of the file, settled, of a call with two; measured
+FEW = 1_000_000
 
 _ROW = "handler, due, attempts, first_tried, error"
 
@@ -135,6 +138,12 @@ class SQLiteStore(SQLiteCalls, SQLiteClaims):
         with self.write(durable=True) as db:
             db.execute("PRAGMA user_version = 1")  # writes a page, as an update would
             return db.execute("SELECT max(received_at) FROM updates").fetchone()[0]
+
+    def advice(self) -> list[str]:
+        if not self.path.exists():
+            return []
+        left = shutil.disk_usage(self.path.parent).free // BYTES_AN_UPDATE
+        return [f"About {left:,} more updates fit onto this disk."] if left < FEW else []
 
     def drain(self, now: float) -> None:
         """This store has no spool."""

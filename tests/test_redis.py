@@ -428,3 +428,17 @@ def test_how_durable_it_is_tells_the_server_and_no_password():
 def test_a_state_is_json_that_anybody_can_read(store, valkey):
     keep(store)
     assert json.loads(valkey.hget("receiver:calls", "call-1"))["status"] == "in-progress"
+
+
+def test_it_advises_of_eviction_persistence_and_how_much_still_fits(store, valkey):
+    assert [sentence.split(":")[0] for sentence in store.advice()] == ["This server appends to no file"]
+    used = int(valkey.info("memory")["used_memory"])
+    valkey.config_set("maxmemory", used + 1450 * 1000)
+    valkey.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        evicts, _, fit = store.advice()
+    finally:
+        valkey.config_set("maxmemory", 0)
+        valkey.config_set("maxmemory-policy", "noeviction")
+    assert "noeviction" in evicts
+    assert 900 < int(fit.split()[1].replace(",", "")) <= 1000

@@ -165,6 +165,9 @@ def test_what_is_spooled_is_exported_and_survives_a_restart(receiver, server):
     server.kill()
     assert one.post(message()).text == "OK"
     assert one.stop() == 0
+    done = one.flask("check")
+    assert done.returncode == 1
+    assert "1 updates wait in the spool" in done.stdout and "refused" in done.stderr
     done = one.flask("export")
     assert [json.loads(line)["call_id"] for line in done.stdout.splitlines()] == ["call-1"]
     server.start()

@@ -344,6 +344,11 @@ def test_it_is_noted_when_the_provider_was_asked_after_a_call(store):
     assert store.call("nobody") == (None, [])
 
 
+def test_it_advises_in_sentences(store):
+    store.check()
+    assert all(sentence.endswith(".") for sentence in store.advice())
+
+
 def test_checking_tells_when_the_last_update_was_received(store):
     assert store.check() is None
     record(store, received_at=NOW - 5)
