@@ -15,6 +15,7 @@ from werkzeug.exceptions import ClientDisconnected, HTTPException
 import commands
 import config as settings
 import dashboard
+import logs
 import stores
 from config import clock
 from dispatch import Pauses, dispatch
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     """The receiver; `config` goes over the settings of the environment. Opens no connection."""
-    settings.configure_logging()
+    logs.configure_logging()
     app = Flask(__name__, static_folder=None)
     app.config.update(settings.load(), **(config or {}))
     app.json.sort_keys = False

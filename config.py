@@ -1,13 +1,10 @@
-"""Settings, read from the environment once and checked, and the format of the log."""
+"""Settings: read from the environment once, and checked."""
 
-import json
 import logging
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -175,59 +172,3 @@ def announce(config: Mapping[str, Any], **fields: Any) -> None:
     logger.info("starting", extra={"fields": {**fields, "on": on, "off": off}})
     for warning in warnings(config):
         logger.warning(warning)
-
-
-def mask(text: str) -> str:
-    """`text` with every phone number shortened: +31612345678 becomes +316***78."""
-    return re.sub(r"(\+|%2B)(\d{3})\d+(\d{2})", r"\1\2***\3", text)
-
-
-LOG_FIELDS = ("call_id", "status", "handler", "error", "ms")
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line: `time`, `level`, `event`, then what `extra` gave: LOG_FIELDS, `fields` (a dict of more),
-    and `update`, a whole message that `flask import` takes, printed as `message` and the one part that is not masked.
-    """
-
-    def format(self, record: logging.LogRecord) -> str:
-        event = re.sub(r"\x1b\[\d+m", "", record.getMessage())  # the colours of flask run
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname,
-            "event": event,
-            **{name: getattr(record, name) for name in LOG_FIELDS if getattr(record, name, None) is not None},
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        text = mask(self.render(line))
-        if hasattr(record, "update"):
-            text = f'{mask(json.dumps(line))[:-1]}, "message": {json.dumps(record.update)}}}'
-        return text
-
-    def render(self, line: dict[str, Any]) -> str:
-        return json.dumps(line)
-
-
-class Readable(JsonLines):
-    """The same for a person at a terminal."""
-
-    def render(self, line: dict[str, Any]) -> str:
-        traceback = line.pop("traceback", None)
-        head = f"{line.pop('time')[11:19]} {line.pop('level'):7} {line.pop('event')}"
-        pairs = [f"{name}={self.quote(value)}" for name, value in line.items() if value is not None]
-        return " ".join([head, *pairs]) + (f"\n{traceback}" if traceback else "")
-
-    @staticmethod
-    def quote(value: Any) -> str:
-        """As it is where plain, else as JSON: no caller's text can forge a line or drive the terminal."""
-        text = str(value)
-        return text if re.fullmatch(r"[\w.:+*%/@-]+", text) else json.dumps(text)
-
-
-def configure_logging() -> None:
-    """Send every logger's lines to stdout, unless logging is set up already."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(Readable() if sys.stdout.isatty() else JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])

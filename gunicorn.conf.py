@@ -8,6 +8,7 @@ from gunicorn import glogging
 from gunicorn.workers import gthread
 
 import config as app_config
+import logs
 
 
 class Worker(gthread.ThreadWorker):
@@ -48,7 +49,7 @@ class Logger(glogging.Logger):
 
     def setup(self, cfg):
         super().setup(cfg)
-        app_config.configure_logging()
+        logs.configure_logging()
         self.error_log.handlers.clear()
         self.error_log.propagate = True
 

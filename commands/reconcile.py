@@ -6,7 +6,7 @@ from flask.cli import with_appcontext
 
 import upkeep
 from commands.base import Command
-from config import mask
+from logs import mask
 
 
 @click.command(cls=Command)
