@@ -3,10 +3,10 @@ PYTHON ?= python3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run simulate test lint screenshot
+.PHONY: help run simulate test lint screenshot bench bench-growth bench-failure
 
 help: ## Show what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/installed ## Start the receiver on 127.0.0.1, port 8000 (PORT=...)
 	@.venv/bin/flask check
@@ -26,6 +26,20 @@ lint: .venv/installed ## Check the code's style
 
 screenshot: .venv/installed ## Take the README's picture again (needs chromium)
 	@.venv/bin/python -m tests.screenshot docs/dashboard.png
+
+bench: .venv/bench ## Measure what an update costs (ROUNDS=7)
+	@.venv/bin/python -m bench.cost
+
+bench-growth: .venv/bench ## Measure it with 10,000 to a million updates kept
+	@.venv/bin/python -m bench.growth
+
+bench-failure: .venv/bench ## Measure it while a CRM or the store fails
+	@.venv/bin/python -m bench.failure
+
+.venv/bench: .venv/installed bench/requirements.txt
+	@echo "Installing the benchmarks' own into .venv"
+	@.venv/bin/pip install --quiet -r bench/requirements.txt
+	@touch $@
 
 .venv/installed: requirements.txt requirements-dev.txt
 	@echo "Installing into .venv"
