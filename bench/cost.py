@@ -17,7 +17,17 @@ from pathlib import Path
 from statistics import median
 
 from bench import load
-from bench.processes import crm, end_on_sigterm, free_port, gunicorn, receiver_environment, running, valkey
+from bench.processes import (
+    ROOT,
+    Process,
+    crm,
+    end_on_sigterm,
+    free_port,
+    gunicorn,
+    receiver_environment,
+    running,
+    valkey,
+)
 from bench.tables import aligned, spread
 
 ROUNDS, SECONDS = int(os.environ.get("ROUNDS", 7)), float(os.environ.get("SECONDS", 2.5))
@@ -72,29 +82,34 @@ def measure(contestant: Contestant, folder: Path) -> dict[str, float]:
         server = stack.enter_context(running(*contestant.command(port), log=folder / "server.log", **environment))
         first_200(port)
         start = time.perf_counter() - started
-        command = [sys.executable, "-m", "bench.load", "closed", *map(str, (port, SECONDS, CONNECTIONS, WARMUP))]
-        loader = stack.enter_context(
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        )
-        stack.callback(loader.kill)
-        if loader.stdout.readline() != "ready\n":
-            raise RuntimeError(f"{contestant.name}: {(folder / 'server.log').read_text()[-2000:]}")
-        cpu, store_cpu = server.cpu(), store.cpu() if store else 0
-        loader.stdin.write("go\n")
-        loader.stdin.flush()
-        found = json.loads(loader.stdout.readline())
-        cpu, store_cpu = server.cpu() - cpu, store.cpu() - store_cpu if store else 0
-        check(contestant, port, crm_port, environment, found["updates"])
-        return {
-            "cpu": 1e6 * cpu / found["updates"],
-            "store": 1e6 * store_cpu / found["updates"],
-            "rate": found["updates"] / found["seconds"],
-            "p50": 1000 * found["p50"],
-            "p99": 1000 * found["p99"],
-            "memory": server.memory(),
-            "start": start,
-            "load": found["cpu_share"],
-        }
+        found = under_load(port, server, store)
+        check(contestant, port, crm_port, found["updates"])
+        return {**found, "memory": server.memory(), "start": start}
+
+
+def under_load(port: int, server: Process, store: Process | None = None) -> dict[str, float]:
+    """What the server, warmed up, makes of the load: CPU in µs an update, times in ms."""
+    command = [sys.executable, "-m", "bench.load", "closed", *map(str, (port, SECONDS, CONNECTIONS, WARMUP))]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as loader:
+        try:
+            if loader.stdout.readline() != "ready\n":
+                raise RuntimeError(server.log.read_text()[-2000:])
+            cpu, store_cpu = server.cpu(), store.cpu() if store else 0
+            loader.stdin.write("go\n")
+            loader.stdin.flush()
+            found = json.loads(loader.stdout.readline())
+            cpu, store_cpu = server.cpu() - cpu, store.cpu() - store_cpu if store else 0
+        finally:
+            loader.kill()
+    return {
+        "updates": found["updates"],
+        "cpu": 1e6 * cpu / found["updates"],
+        "store": 1e6 * store_cpu / found["updates"],
+        "rate": found["updates"] / found["seconds"],
+        "p50": 1000 * found["p50"],
+        "p99": 1000 * found["p99"],
+        "load": found["cpu_share"],
+    }
 
 
 def first_200(port: int) -> None:
@@ -116,7 +131,7 @@ def first_200(port: int) -> None:
         time.sleep(0.005)
 
 
-def check(contestant: Contestant, port: int, crm_port: int | None, environment: dict[str, str], updates: int) -> None:
+def check(contestant: Contestant, port: int, crm_port: int | None, updates: int) -> None:
     """Raise AssertionError unless what was acknowledged was done: nothing pending, and all of it posted to the CRM."""
     if contestant.app == "app:app":
         health = get(port, "/healthz")
