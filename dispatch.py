@@ -5,7 +5,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -32,6 +32,9 @@ class Pauses:
     def until(self, handler: str) -> float | None:
         """When a paused handler is tried again, in Unix seconds; None where it is not paused."""
         return self._probe_at.get(handler)
+
+    def paused(self) -> set[str]:
+        return set(self._probe_at)
 
     def note(self, handler: str, error: Exception | None) -> None:
         """Start a pause, prolong it or end it, by how a call of the handler went."""
@@ -60,8 +63,7 @@ def dispatch(update: StatusUpdate) -> None:
     if not new:
         logger.info("repeat" if new is False else "spooled", extra=_extra(update))
         return
-    paused = [handler for handler in HANDLERS if _pauses().until(handler.__name__) is not None]
-    _work(update, lease, {handler: Row(handler.__name__, lease) for handler in HANDLERS}, paused)
+    _work(update, lease, {handler: Row(handler.__name__, lease) for handler in HANDLERS}, _pauses().paused())
 
 
 def retry_one(handler: Handler, due_at: float, *, probe: bool = False) -> bool | None:
@@ -80,11 +82,11 @@ def retry_one(handler: Handler, due_at: float, *, probe: bool = False) -> bool |
     return _work(loaded(kept), lease, {handler: row})
 
 
-def _work(update: StatusUpdate, lease: float, rows: dict[Handler, Row], paused: list[Handler] = ()) -> bool:
+def _work(update: StatusUpdate, lease: float, rows: dict[Handler, Row], paused: Collection[str] = ()) -> bool:
     """Call each handler but the paused and settle its row; whether everything is done."""
     failures = []
     for handler, row in rows.items():
-        error = NotNow("paused") if handler in paused else _call(handler, update)
+        error = NotNow("paused") if row.handler in paused else _call(handler, update)
         if error is not None:
             failures.append(_reschedule(row, error))
     done = {row.handler for row in rows.values()} - {row.handler for row in failures}

@@ -8,7 +8,8 @@ import json
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 from schemas.status_update import StatusUpdate, dump
 from stores.records import Backlog, CallState, Kept, Refused, Row
@@ -47,24 +48,26 @@ class SQLiteStore(SQLiteCalls, SQLiteClaims):
                 " ON CONFLICT DO NOTHING",
                 (*key, received_at, now, json.dumps(dump(update)), update.alike),
             ).rowcount
-            if added:
-                db.executemany(
-                    "INSERT INTO rows (call_id, status, handler, due, leased, received_at) VALUES (?, ?, ?, ?, ?, ?)",
-                    rows,
+            if added and rows:
+                db.execute(
+                    "INSERT INTO rows (call_id, status, handler, due, leased, received_at)"
+                    f" VALUES {_marks(rows, '(?, ?, ?, ?, ?, ?)')}",
+                    [value for row in rows for value in row],
                 )
         return bool(added)
 
     def settle(self, update: StatusUpdate, lease: float, done: Iterable[str], failures: Iterable[Row]) -> None:
-        key = (update.call.id, update.call.status)
+        key, done = (update.call.id, update.call.status), list(done)
         with self.write() as db:
-            db.executemany(
-                "DELETE FROM rows WHERE (call_id, status, handler) = (?, ?, ?)", [(*key, name) for name in done]
+            db.execute(
+                f"DELETE FROM rows WHERE call_id = ? AND status = ? AND handler IN ({_marks(done)})", (*key, *done)
             )
-            db.executemany(
-                "UPDATE rows SET due = ?, leased = 0, attempts = ?, first_tried = ?, error = ?"
-                " WHERE (call_id, status, handler, due) = (?, ?, ?, ?)",
-                [(r.due, r.attempts, r.first_tried, r.error, *key, r.handler, lease) for r in failures],
-            )
+            for row in failures:
+                db.execute(
+                    "UPDATE rows SET due = ?, leased = 0, attempts = ?, first_tried = ?, error = ?"
+                    " WHERE (call_id, status, handler, due) = (?, ?, ?, ?)",
+                    (row.due, row.attempts, row.first_tried, row.error, *key, row.handler, lease),
+                )
 
     def take(self, handler: str, now: float, lease: float) -> tuple[Kept, Row] | None:
         with self.write() as db:
@@ -204,3 +207,8 @@ class SQLiteStore(SQLiteCalls, SQLiteClaims):
             if record[6]:
                 rows.append(Row(*record[6:]))
         return {id: Kept(*update, tuple(rows)) for (id, *update), rows in updates.items()}
+
+
+def _marks(values: Collection[Any], mark: str = "?") -> str:
+    """A statement's place for each of `values`: one statement costs less than one for each."""
+    return ", ".join([mark] * len(values))

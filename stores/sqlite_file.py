@@ -52,7 +52,8 @@ class SQLiteFile:
         """A transaction, committed at the end and undone by any exception. Raises StoreError.
 
         A `durable` one has reached the disk when it ends. Another reaches it with the next durable one at the latest,
-        and in order: a loss of power undoes the last of them, as if they had not happened yet.
+        and in order: a loss of power undoes the last of them, as if they had not happened yet. A durable one also
+        makes sure that the file is still there, as a commit into a deleted one succeeds and keeps nothing.
         """
         deadline = time.monotonic() + LOCK_TIMEOUT
         if not self._lock.acquire(timeout=LOCK_TIMEOUT):
@@ -66,7 +67,7 @@ class SQLiteFile:
                 db.execute("BEGIN IMMEDIATE")
                 yield db
                 db.execute("COMMIT")
-                if self._identity != self._find_identity():
+                if durable and self._identity != self._find_identity():
                     raise OSError("replaced while in use")
         except BaseException as error:
             self.close()
