@@ -84,12 +84,13 @@ def status_update() -> tuple[str, int] | Response:
     try:
         dispatch(load(document, received_at))
     except ValidationError as error:
-        _log_message("refused: wrong fields", document, received_at)
-        count_refusal("not a status update", clock())
-        return jsonify(error="not a status update: correct these fields", fields=field_errors(error)), 422
+        wrong = field_errors(error)
+        _log_message("refused: wrong fields", document, received_at, wrong=wrong)
+        _count("not a status update")
+        return jsonify(error="not a status update: correct these fields", fields=wrong), 422
     except StoreError as error:
         _log_message("not kept", document, received_at, error=str(error))
-        count_refusal(NOT_KEPT, clock())
+        _count(NOT_KEPT)
         return jsonify(error=f"{NOT_KEPT}, send it again"), 503, {"Retry-After": str(RETRY_AFTER)}
     return Response("OK", mimetype="text/plain")
 
@@ -102,7 +103,7 @@ def refusal(error: HTTPException) -> Response:
     elif error.code == 413:
         text = f"too large: {settings.MAX_BODY} bytes at most"
     logger.warning("refused", extra={"error": f"{error.code} {text}"})
-    count_refusal(text, clock())
+    _count(text)
     answer = error.get_response()
     answer.data = json.dumps({"error": text})
     answer.content_type = "application/json"
@@ -130,16 +131,25 @@ def _verify_sender(body: bytes) -> None:
         raise InvalidSignature("no secret is set here: set WEBHOOK_SECRET, or ALLOW_UNSIGNED=true")
 
 
+def _count(refusal: str) -> None:
+    """Count a refusal for the dashboard, unless `flask check` has asked for it with our own secret."""
+    config, asked = current_app.config, request.headers.get("X-Check", "")
+    with suppress(InvalidSignature):
+        signed = (*asked.partition(":")[::2], b"check")
+        return verify(config["WEBHOOK_SECRET"], *signed, now=clock(), tolerance=config["WEBHOOK_TOLERANCE"])
+    count_refusal(refusal, clock())
+
+
 def _message(document: Any) -> dict[str, Any]:
     message = document.get("message") if isinstance(document, dict) else None
     return message if isinstance(message, dict) else {}
 
 
-def _log_message(event: str, document: Any, received_at: datetime, **fields: str) -> None:
+def _log_message(event: str, document: Any, received_at: datetime, **fields: Any) -> None:
     """Log what is not kept; a status update whole, as a line that `flask import` takes."""
     message = _message(document)
     if message.get("type") != "status-update":
-        logger.warning(event)
+        logger.warning(event, extra={"fields": fields})
         return
     message = {name: value for name, value in message.items() if name != "assistant"}
     fields["received_at"] = isoformat(received_at)

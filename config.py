@@ -36,7 +36,10 @@ WEBHOOK_PATH = "/webhooks/status-update"
 
 
 def _secrets(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, map(str.strip, text.split(","))))
+    secrets = tuple(filter(None, map(str.strip, text.split(","))))
+    if not secrets:
+        raise ValueError("must be one secret or more, separated by commas")
+    return secrets
 
 
 def _flag(text: str) -> bool:
@@ -64,7 +67,8 @@ def _url(*schemes: str) -> Callable[[str], str]:
         except ValueError:
             valid = False
         if not valid or re.search(r"[\s\x00-\x1f]", text):
-            raise ValueError(f"must be a URL that starts with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+            starts = " or ".join(f"{scheme}://" for scheme in schemes)
+            raise ValueError(f"must be a URL with a valid host and port that starts with {starts}")
         return text
 
     return parse
@@ -118,8 +122,7 @@ def load(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     config["PUBLIC_URL"] = _public_url(environ)
     # Each of these platforms names itself so. The first has no disk that stays; on the others one can be mounted.
     others = {"RENDER", "RAILWAY_ENVIRONMENT", "FLY_APP_NAME", "K_SERVICE"}
-    thrown_away = "DYNO" in environ or not (others.isdisjoint(environ) or environ.get("SQLITE_PATH"))
-    config["THROW_AWAY_DISK"] = thrown_away and not config["REDIS_URL"]
+    config["THROW_AWAY_DISK"] = "DYNO" in environ or not (others.isdisjoint(environ) or environ.get("SQLITE_PATH"))
     return config
 
 
@@ -144,7 +147,7 @@ def dangers(config: Mapping[str, Any]) -> list[str]:
     found = []
     if config["ALLOW_UNSIGNED"] and not config["WEBHOOK_SECRET"]:
         found.append("Anyone can post updates: set WEBHOOK_SECRET and unset ALLOW_UNSIGNED.")
-    if config["THROW_AWAY_DISK"]:
+    if config["THROW_AWAY_DISK"] and not config["REDIS_URL"]:
         found.append(
             "This platform's disk does not survive a restart: set REDIS_URL, or SQLITE_PATH to a file that stays."
         )

@@ -135,10 +135,10 @@ def reconcile() -> Iterator[tuple[CallState, str]]:
         except Retry as error:
             if isinstance(error, Unavailable) and error.after:
                 store.claim("reconcile", now + config["ASK_EVERY"], error.after)
-            yield call, f"not told: the provider's API {error}"
+            yield call, f"not told by the provider's API: {error}"
             return
         except (ValueError, AttributeError, ValidationError) as error:
-            found = f"not told: the provider's API answered what cannot be read ({error})"
+            found = f"not told by the provider's API: the answer cannot be read ({error})"
         store.note_asked(call.id, clock(), unknown=unknown)
         yield call, found
 

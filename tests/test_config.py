@@ -55,6 +55,7 @@ def test_a_flag_is_true_or_false(text, value):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
+        ("WEBHOOK_SECRET", ","),
         ("ALLOW_UNSIGNED", "maybe"),
         ("WEBHOOK_TOLERANCE", "-1"),
         ("WEBHOOK_TOLERANCE", "5 minutes"),

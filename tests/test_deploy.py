@@ -68,6 +68,8 @@ def test_check_finds_a_deployment_right_and_leaves_no_trace(deployment):
         ["200", "{}"]
     ] * 3
     assert server.exported() == []
+    page = requests.get(server.url, timeout=5, headers={"Accept": "text/html"}).text
+    assert "No updates yet" in page and "Needs attention" not in page
     assert "ERROR" not in {line["level"] for line in events(server)}
 
 

@@ -114,7 +114,7 @@ class TestReconcile:
         store = get_store()
         assert store.claim("reconcile", clock.now, 600)
         knows(service, (429, {"Retry-After": "900"}, {}))
-        assert list(found().values()) == ["not told: the provider's API answered 429"]
+        assert list(found().values()) == ["not told by the provider's API: answered 429"]
         assert not store.claim("reconcile", clock.now + 899, 600)
         assert store.claim("reconcile", clock.now + 1500, 600)
 
@@ -140,7 +140,8 @@ class TestReconcile:
             "on: still on",
             "unknown: unknown to the provider",
         ]
-        assert runner.invoke(args=["reconcile"]).exit_code == 0
+        result = runner.invoke(args=["reconcile"])
+        assert (result.exit_code, result.stdout[:32]) == (1, "on: not told by the provider's AP")
 
     def test_the_command_needs_a_key(self, app, runner):
         app.config["PROVIDER_API_KEY"] = None

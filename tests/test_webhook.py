@@ -196,6 +196,7 @@ class TestRefused:
         [record] = caplog.records
         assert record.levelno == logging.ERROR
         assert "assistant" not in record.update
+        assert record.fields["wrong"] == answer.json["fields"]
         assert record.update["call"] == document["message"]["call"]
         assert kept(app) == []
 
