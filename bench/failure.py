@@ -162,12 +162,8 @@ def main() -> None:
                 rows.append(row(scenario, measure(scenario, Path(folder))))
     print("\r" + " " * 40, end="\r", file=sys.stderr)
     print(aligned(rows))
-    print(
-        f"\n{RATE} updates/s for {SECONDS:.0f} s, 2 workers. A CRM fails all that time and is well after it; the store"
-    )
-    print(
-        f"from {FAILS_AT:.0f} s on, for {SECONDS / 3:.0f} s. Pending: when the last was answered. Then: how long until"
-    )
+    print(f"\n{RATE} updates/s for {SECONDS:g} s, 2 workers. A CRM fails all that time and is well after it; the store")
+    print(f"from {FAILS_AT:g} s on, for {SECONDS / 3:g} s. Pending: when the last was answered. Then: how long until")
     print("nothing is pending. p99, 2nd half: of what was due in the load's second half.")
 
 

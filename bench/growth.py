@@ -1,7 +1,8 @@
 """`make bench-growth`: what an update costs, and what reading takes, with many updates kept.
 
 An empty store's rounds alternate with the full one's. ENGINES, SIZES, ROUNDS and SECONDS in the environment say what
-is measured.
+is measured. A million updates are filled in three minutes in SQLite. In Valkey it takes about fifteen, and 1.5 GB,
+going by what 100,000 took.
 """
 
 import os
