@@ -6,10 +6,11 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from random import SystemRandom
 
 import pytest
 import redis
@@ -130,11 +131,11 @@ def signed(body, secret=SECRET, timestamp=int(NOW)):
     return {"X-Webhook-Timestamp": str(timestamp), "X-Webhook-Signature": sign(secret, timestamp, body)}
 
 
-def wait_until(condition, seconds=60):
-    """Poll for something another process does; the value that came true."""
+def wait_until(condition, seconds=60, log=None):
+    """Poll for something another process does; the value that came true. In vain, that process's `log` is shown."""
     end = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, log.read_text() if log else "waited in vain"
         time.sleep(0.02)
     return value
 
@@ -198,9 +199,11 @@ def service():
 
 
 def free_port():
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port that nothing uses, of those that no other socket is given by itself before a server starts there."""
+    while True:
+        with closing(socket.socket()) as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", SystemRandom().randrange(10_000, 30_000)))
+            return listener.getsockname()[1]
 
 
 class Receiver:
@@ -235,7 +238,7 @@ class Receiver:
             except requests.ConnectionError:
                 return False
 
-        wait_until(answers)
+        wait_until(answers, log=self.log)
         return self
 
     def post(self, document, **kwargs):

@@ -90,7 +90,8 @@ def test_run_again_delivers(page, receiver, service):
     wait_for(page, "#attention", "update_crm: 1 update failed. Last error: answered 404: no such contact.")
     page.locator("#recent a").click()
     wait_for(page, ".handlers", "failed")
-    page.get_by_role("button", name="Run again").click()
+    with page.expect_navigation():
+        page.get_by_role("button", name="Run again").click()
     wait_until(lambda: len(service.bodies) == 2)
     assert service.bodies[0] == service.bodies[1]
     wait_until(lambda: page.reload() and page.locator(".status.over").count() == 4)
