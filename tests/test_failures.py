@@ -13,10 +13,12 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import requests
 
+from schemas.status_update import isoformat
 from tests.conftest import SECRET, URL, message, wait_until
 
 QUICK = {"LEASE": 1.0, "RETRY_EVERY": 0.05, "RETRY_FIRST": 0.2, "PROBE_EVERY": 0.2}
@@ -306,14 +308,15 @@ class TestImport:
 
     def test_lines_of_a_log_with_a_prefix_and_wrong_lines(self, receiver):
         server = receiver()
-        lost = json.dumps({"time": "2026-01-01T00:00:00+00:00", "event": "not kept", **message(call_id="lost")})
+        sent = isoformat(datetime.now(UTC) - timedelta(days=1))  # within the retention
+        lost = json.dumps({"time": sent, "event": "not kept", **message(call_id="lost")})
         wrong = json.dumps(message(call_id=""))
-        done = server.flask("import", input=f"2026-01-01T00:00:00 app[web.1]: {lost}\n{wrong}\n[1]\n{{}}\n\n")
+        done = server.flask("import", input=f"{sent} app[web.1]: {lost}\n{wrong}\n[1]\n{{}}\n\n")
         assert done.returncode == 1
         assert sorted(done.stdout.splitlines()) == ["1 kept", "1 wrong", "3 passed over"]
         assert "line 2: " in done.stderr and "message.call.id" in done.stderr
         [line] = server.exported()
-        assert line["received_at"] == "2026-01-01T00:00:00.000Z"
+        assert line["received_at"] == sent
 
     def test_lines_can_be_posted_to_a_running_receiver(self, receiver):
         server = receiver(WEBHOOK_SECRET=SECRET)
