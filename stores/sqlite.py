@@ -1,7 +1,7 @@
 """The store in one SQLite file.
 
-Updates are recorded with synchronous=FULL, so that what is acknowledged survives a loss of power. What handlers have
-done since is not: the rows are there again, and they are called again.
+Updates are on the disk once they are recorded, so that what is acknowledged survives a loss of power. What handlers
+have done since may not be: the rows are there again, and they are called again.
 """
 
 import json

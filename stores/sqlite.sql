@@ -109,3 +109,5 @@ CREATE TABLE IF NOT EXISTS refusals (
   latest REAL NOT NULL,
   PRIMARY KEY (hour, reason)
 ) WITHOUT ROWID;
+
+PRAGMA user_version = 1; -- a write, so that whatever hinders writing is found out now

@@ -1,6 +1,5 @@
 """One SQLite file: many readers, and one writer at a time in all threads and processes."""
 
-import fcntl
 import os
 import sqlite3
 import threading
@@ -8,13 +7,61 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TextIO
 
 from stores import StoreError
 
-LOCK_TIMEOUT = 2.0  # seconds to wait for other threads and processes
-BUSY_TIMEOUT = 1.0  # seconds to wait, after that, for other programs that use the file
+LOCK_TIMEOUT = 2.0  # seconds to wait for other threads, processes and programs
+POLL = 0.0005  # seconds between tries: SQLite's own sleeps grow far longer than a write takes
 SCHEMA = Path(__file__).with_name("sqlite.sql").read_text()
+
+_sync_data = getattr(os, "fdatasync", os.fsync)
+
+
+class _Writer:
+    """A connection for writing.
+
+    SQLite's log is brought to the disk here, not by SQLite at each commit: so nobody waits with the lock for the disk,
+    and one sync serves all whose commits came before it.
+    """
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.db = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False)
+        self._path, self._identity = path, _identity(path)
+        if self.db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+            raise OSError("write-ahead logging is refused: keep the file on a local disk")
+        self.db.executescript(SCHEMA)  # with synchronous = FULL, which also brings the log's own name to the disk
+        self.db.execute("PRAGMA synchronous = NORMAL")
+        self.db.execute("PRAGMA busy_timeout = 0")
+        self._log = open(f"{path}-wal", "rb")
+        self._syncing, self.commits, self._synced = threading.Lock(), 0, 0
+
+    def close(self) -> None:
+        with self._syncing:
+            self.db.close()
+            self._log.close()
+
+    def begin(self, deadline: float) -> None:
+        """Begin a transaction that may write, by `deadline` (of time.monotonic). Raises sqlite3.Error."""
+        while True:
+            try:
+                self.db.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 255 != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL)
+
+    def sync(self, commits: int) -> None:
+        """Return when the first `commits` have reached the disk, and the file is still there: a commit into a deleted
+        one succeeds and keeps nothing. Raises OSError, or ValueError where it was closed meanwhile."""
+        with self._syncing:
+            if self._synced < commits:
+                commits = self.commits
+                _sync_data(self._log.fileno())
+                self._synced = commits
+        if self._identity != _identity(self._path):
+            raise OSError("replaced while in use")
 
 
 class SQLiteFile:
@@ -24,15 +71,12 @@ class SQLiteFile:
         self.path = Path(path)
         self.durability = f"{path}: what is acknowledged survives a loss of power, as long as the disk is kept"
         self._lock = threading.Lock()
-        self._lock_file: TextIO | None = None
-        self._writer: sqlite3.Connection | None = None
+        self._writer: _Writer | None = None
 
     def close(self) -> None:
-        if self._writer:
-            self._writer.close()
-        if self._lock_file:
-            self._lock_file.close()
-        self._writer = self._lock_file = None
+        writer, self._writer = self._writer, None
+        if writer:
+            writer.close()
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -42,7 +86,7 @@ class SQLiteFile:
                 pass
         try:
             uri = f"{self.path.absolute().as_uri()}?mode=ro"
-            with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT)) as db:
+            with closing(sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT)) as db:
                 yield db
         except sqlite3.Error as error:
             raise StoreError(f"{self.path}: {error}") from error
@@ -52,23 +96,18 @@ class SQLiteFile:
         """A transaction, committed at the end and undone by any exception. Raises StoreError.
 
         A `durable` one has reached the disk when it ends. Another reaches it with the next durable one at the latest,
-        and in order: a loss of power undoes the last of them, as if they had not happened yet. A durable one also
-        makes sure that the file is still there, as a commit into a deleted one succeeds and keeps nothing.
+        and in order: a loss of power undoes the last of them, as if they had not happened yet.
         """
         deadline = time.monotonic() + LOCK_TIMEOUT
         if not self._lock.acquire(timeout=LOCK_TIMEOUT):
             raise StoreError(f"{self.path}: busy for {LOCK_TIMEOUT} s")
         try:
-            with self._process_lock(deadline):
-                db = self._writer or self._open()
-                if durable != self._durable:
-                    db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-                    self._durable = durable
-                db.execute("BEGIN IMMEDIATE")
-                yield db
-                db.execute("COMMIT")
-                if durable and self._identity != self._find_identity():
-                    raise OSError("replaced while in use")
+            self._writer = writer = self._writer or _Writer(self.path)
+            writer.begin(deadline)
+            yield writer.db
+            writer.db.execute("COMMIT")
+            writer.commits += 1
+            commits = writer.commits
         except BaseException as error:
             self.close()
             if isinstance(error, sqlite3.Error | OSError):
@@ -76,34 +115,19 @@ class SQLiteFile:
             raise
         finally:
             self._lock.release()
+        if durable:
+            self._sync(writer, commits)
 
-    @contextmanager
-    def _process_lock(self, deadline: float) -> Iterator[None]:
-        """What SQLite's busy timeout does, without its sleeps, which grow far longer than a write takes."""
-        if self._lock_file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock_file = open(f"{self.path}.lock", "w")
-        while True:
-            try:
-                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise OSError(f"locked by another process for {LOCK_TIMEOUT} s") from None
-                time.sleep(0.0005)
+    def _sync(self, writer: _Writer, commits: int) -> None:
         try:
-            yield
-        finally:
-            fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+            writer.sync(commits)
+        except (OSError, ValueError) as error:
+            with self._lock:
+                if self._writer is writer:
+                    self.close()
+            raise StoreError(f"{self.path}: {error}") from error
 
-    def _open(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-        self._writer, self._identity, self._durable = db, self._find_identity(), None
-        if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
-            raise OSError("write-ahead logging is refused: keep the file on a local disk")
-        db.executescript(SCHEMA)
-        return db
 
-    def _find_identity(self) -> tuple[int, int]:
-        found = os.stat(self.path)
-        return found.st_dev, found.st_ino
+def _identity(path: Path) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino

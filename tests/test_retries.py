@@ -234,14 +234,15 @@ class TestThread:
     def test_it_goes_on_after_the_store_failed(self, client, service, clock, context, retrying, tmp_path, caplog):
         service.answers.append((500, {}, b""))
         post_calls(client, "a")
-        lock = tmp_path / "calls.db.lock"
+        path, away = tmp_path / "calls.db", tmp_path / "away"
         get_store().close()
-        lock.unlink()
-        lock.mkdir()
+        path.rename(away)
+        path.mkdir()
         clock.now += 40
         retrying()
         wait_until(lambda: any(record.message == "retries wait for the store" for record in caplog.records))
-        lock.rmdir()
+        path.rmdir()
+        away.rename(path)
         wait_until(lambda: row("a") is None)
 
     def test_work_of_a_handler_that_is_gone_is_told_once_and_fails_after_24_hours(

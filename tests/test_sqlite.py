@@ -1,0 +1,57 @@
+import threading
+
+import pytest
+
+from stores import StoreError, sqlite_file
+from stores.sqlite import SQLiteStore
+from tests.conftest import NOW, update, wait_until
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = SQLiteStore(str(tmp_path / "calls.db"))
+    yield store
+    store.close()
+
+
+def keep(store, call_id="call-1"):
+    return store.record(update(call_id=call_id), ["handler"], NOW, now=NOW)
+
+
+def test_what_is_recorded_was_brought_to_the_disk_a_repeat_too(store, monkeypatch):
+    synced = []
+    monkeypatch.setattr(sqlite_file, "_sync_data", synced.append)
+    assert keep(store) is True
+    assert len(synced) == 1
+    assert keep(store) is False  # the first may not be on the disk yet
+    assert len(synced) == 2
+
+
+def test_what_cannot_be_brought_to_the_disk_is_not_acknowledged(store, monkeypatch):
+    def fail(_):
+        raise OSError("no such disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_file, "_sync_data", fail)
+        with pytest.raises(StoreError, match="calls.db: no such disk"):
+            keep(store)
+    assert keep(store, "call-2") is True
+
+
+def test_one_sync_serves_all_who_wait_for_it(store, monkeypatch):
+    synced, goes_on = [], threading.Event()
+
+    def sync(file):
+        synced.append(file)
+        goes_on.wait(20)
+
+    keep(store, "first")
+    monkeypatch.setattr(sqlite_file, "_sync_data", sync)
+    threads = [threading.Thread(target=keep, args=(store, f"call-{number}")) for number in range(9)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len([*store.updates()]) == 10)  # nobody waits for the disk to write
+    goes_on.set()
+    for thread in threads:
+        thread.join()
+    assert len(synced) in (1, 2)
