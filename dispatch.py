@@ -5,9 +5,10 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from math import inf
 
 from flask import current_app, g
 
@@ -32,9 +33,6 @@ class Pauses:
     def until(self, handler: str) -> float | None:
         """When a paused handler is tried again, in Unix seconds; None where it is not paused."""
         return self._probe_at.get(handler)
-
-    def paused(self) -> set[str]:
-        return set(self._probe_at)
 
     def note(self, handler: str, error: Exception | None) -> None:
         """Start a pause, prolong it or end it, by how a call of the handler went."""
@@ -63,7 +61,7 @@ def dispatch(update: StatusUpdate) -> None:
     if not new:
         logger.info("repeat" if new is False else "spooled", extra=_extra(update))
         return
-    _work(update, lease, {handler: Row(handler.__name__, lease) for handler in HANDLERS}, _pauses().paused())
+    _work(update, lease, {handler: Row(handler.__name__, lease) for handler in HANDLERS}, probe=False)
 
 
 def retry_one(handler: Handler, due_at: float, *, probe: bool = False) -> bool | None:
@@ -79,14 +77,20 @@ def retry_one(handler: Handler, due_at: float, *, probe: bool = False) -> bool |
     if taken is None:
         return None
     kept, row = taken
-    return _work(loaded(kept), lease, {handler: row})
+    return _work(loaded(kept), lease, {handler: row}, probe=True)
 
 
-def _work(update: StatusUpdate, lease: float, rows: dict[Handler, Row], paused: Collection[str] = ()) -> bool:
-    """Call each handler but the paused and settle its row; whether everything is done."""
-    failures = []
+def _work(update: StatusUpdate, lease: float, rows: dict[Handler, Row], *, probe: bool) -> bool:
+    """Call each handler, the paused ones only to `probe`, and settle its row; whether everything is done."""
+    failures, pauses, deadline = [], _pauses(), g.get("deadline", inf)
     for handler, row in rows.items():
-        error = NotNow("paused") if row.handler in paused else _call(handler, update)
+        if pauses.until(row.handler) is not None and not probe:
+            error = NotNow("paused")
+        elif time.monotonic() >= deadline:
+            error = NotNow("no time left in this request")
+        else:
+            error = _call(handler, update)
+            pauses.note(row.handler, error)
         if error is not None:
             failures.append(_reschedule(row, error))
     done = {row.handler for row in rows.values()} - {row.handler for row in failures}
@@ -99,13 +103,10 @@ def _work(update: StatusUpdate, lease: float, rows: dict[Handler, Row], paused: 
 
 def _call(handler: Handler, update: StatusUpdate) -> Exception | None:
     """Call `handler`: None when its work is done, else why not. The broad `except` is here."""
-    if time.monotonic() >= g.get("deadline", float("inf")):
-        return NotNow("no time left in this request")
-    started, failed = time.monotonic(), None
+    started = time.monotonic()
     try:
         handler(update)
     except Exception as error:
-        failed = error
         took = round(1000 * (time.monotonic() - started))
         fields = _extra(update, handler=handler.__name__, error=str(error), ms=took)
         if isinstance(error, NotNow):
@@ -114,8 +115,8 @@ def _call(handler: Handler, update: StatusUpdate) -> Exception | None:
             logger.warning("handler failed", extra=fields)
         else:
             logger.exception("handler failed", extra=fields)
-    _pauses().note(handler.__name__, failed)
-    return failed
+        return error
+    return None
 
 
 def _reschedule(row: Row, error: Exception) -> Row:

@@ -10,9 +10,10 @@ from schemas.status_update import StatusUpdate, isoformat
 
 
 def update_crm(update: StatusUpdate) -> None:
-    url, token = current_app.config["CRM_WEBHOOK_URL"], current_app.config["CRM_TOKEN"]
+    url = current_app.config["CRM_WEBHOOK_URL"]
     if not url:
         return
+    token = current_app.config["CRM_TOKEN"]
     headers = {"Idempotency-Key": f"{quote(update.call.id, safe='')}:{quote(update.call.status, safe='')}"}
     if token:
         headers["Authorization"] = f"Bearer {token}"

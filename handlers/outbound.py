@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
+from math import inf
 from typing import Any
 
 import requests
@@ -106,7 +107,7 @@ def _send(method: str, url: str, **options: Any) -> requests.Response:
 
 def _time_left() -> float:
     longest = current_app.config["OUTBOUND_TIMEOUT"]
-    left = min(longest, g.get("deadline", float("inf")) - time.monotonic())
+    left = min(longest, g.get("deadline", inf) - time.monotonic())
     if left <= 0:
         raise NotNow("no time left in this request")
     return left

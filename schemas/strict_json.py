@@ -13,7 +13,7 @@ def loads(body: bytes) -> Any:
     Of duplicate keys the last wins. Raises ValueError.
     """
     try:
-        document = json.loads(body.decode(), parse_constant=_not_json, parse_float=_finite)
+        document = _DECODER.decode(body.decode())
     except RecursionError:
         raise ValueError("too deep") from None
     # Fewer brackets than levels allowed cannot be too deep: most bodies are never walked.
@@ -42,3 +42,6 @@ def _finite(digits: str) -> float:
     if math.isinf(number):
         raise ValueError("a number is out of range")
     return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_not_json, parse_float=_finite)  # built once, not per message
