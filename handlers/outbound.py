@@ -12,12 +12,14 @@ from typing import Any
 
 import requests
 from flask import current_app, g
+from requests.adapters import HTTPAdapter
 
-from config import VERSION
+from config import LIMITS, VERSION
 
 LONGEST_RETRY_AFTER = 3600.0
 
-_local = threading.local()
+# What a session is built on: it keeps connections open, for all threads, and knows no redirect, cookie or proxy.
+_adapter = HTTPAdapter(pool_maxsize=LIMITS["OUTBOUND_SLOTS"])
 
 
 class Retry(Exception):
@@ -69,18 +71,18 @@ def post(url: str, json: Any, headers: dict[str, str] | None = None) -> requests
     Raises Unavailable, GiveUp on 404 and 410, and Retry on any other answer. No redirect is followed: it would turn the
     POST into a GET. No exception's text has the URL or a header in it, as they may be secret.
     """
-    return _exchange("POST", url, json=json, headers=headers)
+    return _exchange("POST", url, headers, json)
 
 
 def get(url: str, headers: dict[str, str] | None = None) -> requests.Response:
     """The 2xx answer at `url`. Raises what `post` does."""
-    return _exchange("GET", url, headers=headers)
+    return _exchange("GET", url, headers)
 
 
-def _exchange(method: str, url: str, **options: Any) -> requests.Response:
+def _exchange(method: str, url: str, headers: dict[str, str] | None, json: Any = None) -> requests.Response:
     timeout = _time_left()
-    send = partial(_send, method, url, timeout=timeout, allow_redirects=False, **options)
-    answer = current_app.extensions["outbound"].run(send, timeout=timeout)
+    send = partial(_send, method, url, json, headers, timeout)
+    answer = current_app.extensions["outbound"].run(send, timeout)
     reason = f"answered {answer.status_code}"
     if answer.status_code == 429 or answer.status_code >= 500:
         raise Unavailable(reason, _retry_after(answer.headers.get("Retry-After", "")))
@@ -91,14 +93,12 @@ def _exchange(method: str, url: str, **options: Any) -> requests.Response:
     return answer
 
 
-def _send(method: str, url: str, **options: Any) -> requests.Response:
-    """The answer, by this thread's session: it keeps connections open, and takes no proxy from the machine."""
-    if not hasattr(_local, "session"):
-        _local.session = requests.Session()
-        _local.session.trust_env = False
-        _local.session.headers["User-Agent"] = f"call-status-receiver/{VERSION}"
+def _send(method: str, url: str, json: Any, headers: dict[str, str] | None, timeout: float) -> requests.Response:
+    headers = {"User-Agent": f"call-status-receiver/{VERSION}", **(headers or {})}
     try:
-        return _local.session.request(method, url, **options)
+        answer = _adapter.send(requests.Request(method, url, headers, json=json).prepare(), timeout=timeout)
+        _ = answer.content  # read here and now
+        return answer
     except requests.Timeout:
         raise Unavailable("no answer in time") from None
     except requests.RequestException as error:
