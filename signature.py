@@ -4,6 +4,7 @@ The provider sends `X-Webhook-Timestamp`, Unix seconds, and `X-Webhook-Signature
 `{timestamp}.{raw body}`; its older pages show the hex without the prefix, so both are taken.
 """
 
+import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Mapping
@@ -20,7 +21,7 @@ class StaleSignature(InvalidSignature):
 def sign(secret: str, timestamp: int | str, body: bytes) -> str:
     """The value of `X-Webhook-Signature` for the raw `body` sent at `timestamp` (Unix seconds)."""
     signed = f"{timestamp}.".encode() + body
-    return "sha256=" + hmac.digest(secret.encode(), signed, "sha256").hex()
+    return "sha256=" + hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()
 
 
 def verify(

@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import struct
+import time
 from pathlib import Path
 from queue import Empty, LifoQueue
 from typing import Any
@@ -27,6 +28,7 @@ from redis.retry import Retry
 from stores import StoreError
 
 TIMEOUT = 0.5  # seconds to connect, to wait for an answer, and to wait for a connection that is free
+TRUSTED = 1.0  # seconds for which a connection that was used is taken to be open
 
 _SCRIPT = Path(__file__).with_name("redis.lua").read_text()
 # A full server refuses what takes memory, and goes on with what mostly frees it. A replica answers what only reads.
@@ -90,10 +92,10 @@ class RedisServer:
         """Make the connections, which connect when they are used; the one used last is used first."""
         self._pool.reset()
         self._connections = [self._pool.make_connection() for _ in range(self._pool.max_connections)]
-        self._free: LifoQueue[AbstractConnection] = LifoQueue()
+        self._free: LifoQueue[tuple[AbstractConnection, float]] = LifoQueue()  # and when each was used
         for connection in self._connections:
-            self._free.put(connection)
-        self._process = os.getpid()
+            self._free.put((connection, 0.0))
+        self._failed_at, self._process = 0.0, os.getpid()
 
     def run(self, verb: str, **values: Any) -> Any:
         """The answer of the script's `verb` to the `values` that are not None. Raises StoreError."""
@@ -130,22 +132,25 @@ class RedisServer:
         if self._process != os.getpid():
             self._start_afresh()
         try:
-            connection = self._free.get(timeout=TIMEOUT)
+            connection, used_at = self._free.get(timeout=TIMEOUT)
         except Empty:
             raise ConnectionError(f"no connection is free within {TIMEOUT} s") from None
         try:
-            if connection.is_connected and _is_closed(connection):
+            if used_at <= max(self._failed_at, time.monotonic() - TRUSTED) and _is_closed(connection):
                 connection.disconnect()
             connection.send_packed_command([pack_command(command)], check_health=False)
             return connection.read_response()
+        except (ConnectionError, TimeoutError):
+            self._failed_at = time.monotonic()
+            raise
         finally:
-            self._free.put(connection)
+            self._free.put((connection, time.monotonic()))
 
 
 def _is_closed(connection: AbstractConnection) -> bool:
     """Whether the server has closed it: it does when one is idle for minutes, and when it ends."""
     try:
-        return connection.can_read()
+        return connection.is_connected and connection.can_read()
     except RedisError:
         return True
 

@@ -58,7 +58,11 @@ class SpooledStore:
     def drain(self, now: float) -> None:
         """Move what is spooled into the store, all its work due. Raises StoreError while that cannot be reached."""
         if self._unreachable:
-            self._store.check()
+            try:
+                self._store.check()
+            except StoreError as error:
+                self._unreachable = str(error)  # not always what it was at first
+                raise
             self._unreachable = ""
         if not (self._waiting and self._spool.count()):
             return
