@@ -16,7 +16,7 @@ from config import clock
 from handlers import HANDLERS
 from handlers.outbound import GiveUp, NotNow, Retry, Unavailable
 from schemas.status_update import StatusUpdate, load
-from stores import Kept, Row, StoreError, get_store
+from stores import Kept, Row, Store, StoreError, get_store
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def dispatch(update: StatusUpdate) -> None:
     if not new:
         logger.info("repeat" if new is False else "spooled", extra=_extra(update))
         return
-    _work(update, lease, {handler: Row(handler.__name__, lease) for handler in HANDLERS}, probe=False)
+    _work(store, update, lease, {handler: Row(handler.__name__, lease) for handler in HANDLERS}, probe=False)
 
 
 def retry_one(handler: Handler, due_at: float, *, probe: bool = False) -> bool | None:
@@ -73,14 +73,15 @@ def retry_one(handler: Handler, due_at: float, *, probe: bool = False) -> bool |
     if until is not None and clock() < until and not probe:
         return None
     lease = clock() + current_app.config["LEASE"]
-    taken = get_store().take(handler.__name__, due_at, lease)
+    store = get_store()
+    taken = store.take(handler.__name__, due_at, lease)
     if taken is None:
         return None
     kept, row = taken
-    return _work(loaded(kept), lease, {handler: row}, probe=True)
+    return _work(store, loaded(kept), lease, {handler: row}, probe=True)
 
 
-def _work(update: StatusUpdate, lease: float, rows: dict[Handler, Row], *, probe: bool) -> bool:
+def _work(store: Store, update: StatusUpdate, lease: float, rows: dict[Handler, Row], *, probe: bool) -> bool:
     """Call each handler, the paused ones only to `probe`, and settle its row; whether everything is done."""
     failures, pauses, deadline = [], _pauses(), g.get("deadline", inf)
     for handler, row in rows.items():
@@ -95,7 +96,7 @@ def _work(update: StatusUpdate, lease: float, rows: dict[Handler, Row], *, probe
             failures.append(_reschedule(row, error))
     done = {row.handler for row in rows.values()} - {row.handler for row in failures}
     try:
-        get_store().settle(update, lease, done, failures)
+        store.settle(update, lease, done, failures)
     except StoreError as error:
         logger.error("not settled: done again when the lease is over", extra=_extra(update, error=str(error)))
     return not failures

@@ -23,18 +23,18 @@ class JsonLines(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        event = re.sub(r"\x1b\[\d+m", "", record.getMessage())  # the colours of flask run
+        given = vars(record)
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
-            "event": event,
-            **{name: getattr(record, name) for name in LOG_FIELDS if getattr(record, name, None) is not None},
-            **getattr(record, "fields", {}),
+            "event": re.sub(r"\x1b\[\d+m", "", record.getMessage()),  # the colours of flask run
+            **{name: given[name] for name in LOG_FIELDS if given.get(name) is not None},
+            **given.get("fields", {}),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         text = mask(self.render(line))
-        if hasattr(record, "update"):
+        if "update" in given:
             text = f'{mask(json.dumps(line))[:-1]}, "message": {json.dumps(record.update)}}}'
         return text
 

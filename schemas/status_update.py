@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, missing, validate
 
 from schemas import strict_json
 
@@ -66,11 +66,6 @@ class StatusUpdate:
         return re.sub(r"[0-9]+", "#", self.error or "")[:256] if self.call.status == ENDED_WITH_ERROR else None
 
 
-class _Schema(Schema):
-    class Meta:
-        unknown = EXCLUDE
-
-
 class _Text(fields.String):
     """A string; lone surrogates, which cannot be encoded, become question marks."""
 
@@ -92,6 +87,30 @@ class _Timestamp(fields.AwareDateTime):
             raise ValidationError("Not a time in the years 1 to 9999 UTC.") from None
 
 
+class _Object(fields.Field):
+    """An object of some fields, what else it has left out: a nested schema at a third of its cost."""
+
+    default_error_messages = {"type": "Invalid input type."}
+
+    def __init__(self, known: dict[str, fields.Field], **kwargs: Any):
+        super().__init__(**kwargs)
+        self._known = known
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise self.make_error("type")
+        loaded, errors = {}, {}
+        for name, field in self._known.items():
+            if name in value or field.required:
+                try:
+                    loaded[name] = field.deserialize(value.get(name, missing))
+                except ValidationError as error:
+                    errors[name] = error.messages
+        if errors:
+            raise ValidationError(errors)
+        return loaded
+
+
 def _name(most: int) -> fields.String:
     """An identifier: printable, encodable, of 1 to `most` characters."""
     printable = validate.Regexp(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*\Z", error="Has control characters or surrogates.")
@@ -102,35 +121,18 @@ def _text() -> fields.String:
     return _Text(allow_none=True)
 
 
-class _CallSchema(_Schema):
-    id = _name(256)
-    status = _name(64)
-    type = _text()
+class _MessageSchema(Schema):
+    class Meta:
+        unknown = EXCLUDE
 
-
-class _PhoneNumberSchema(_Schema):
-    number = _text()
-    name = _text()
-    id = _text()
-
-
-class _CustomerSchema(_Schema):
-    number = _text()
-
-
-class _AssistantSchema(_Schema):
-    metadata = fields.Raw(allow_none=True)
-
-
-class _MessageSchema(_Schema):
     type = fields.String(required=True, validate=validate.Equal("status-update"))
     timestamp = _Timestamp(required=True, default_timezone=UTC)
-    call = fields.Nested(_CallSchema, required=True)
-    phone_number = fields.Nested(_PhoneNumberSchema, allow_none=True)
-    customer = fields.Nested(_CustomerSchema, allow_none=True)
+    call = _Object({"id": _name(256), "status": _name(64), "type": _text()}, required=True)
+    phone_number = _Object({"number": _text(), "name": _text(), "id": _text()}, allow_none=True)
+    customer = _Object({"number": _text()}, allow_none=True)
     error = _text()
     end_reason = _text()
-    assistant = fields.Nested(_AssistantSchema, allow_none=True)
+    assistant = _Object({"metadata": fields.Raw(allow_none=True)}, allow_none=True)
 
 
 _MESSAGE = _MessageSchema()

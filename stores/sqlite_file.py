@@ -12,6 +12,7 @@ from stores import StoreError
 
 LOCK_TIMEOUT = 2.0  # seconds to wait for other threads, processes and programs
 POLL = 0.0005  # seconds between tries: SQLite's own sleeps grow far longer than a write takes
+LOG_PAGES = 4000  # 16 MB, after which they are moved into the file: more at a time is less work
 SCHEMA = Path(__file__).with_name("sqlite.sql").read_text()
 
 _sync_data = getattr(os, "fdatasync", os.fsync)
@@ -33,6 +34,7 @@ class _Writer:
         self.db.executescript(SCHEMA)  # with synchronous = FULL, which also brings the log's own name to the disk
         self.db.execute("PRAGMA synchronous = NORMAL")
         self.db.execute("PRAGMA busy_timeout = 0")
+        self.db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         self._log = open(f"{path}-wal", "rb")
         self._syncing, self.commits, self._synced = threading.Lock(), 0, 0
 
