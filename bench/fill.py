@@ -27,7 +27,6 @@ def fill(environment: dict[str, str], first: int, count: int) -> None:
             for update in made_up(start, min(BATCH, first + count - start), first + count):
                 now = update.received_at.timestamp()
                 store.record(update, [], now, now=now)
-                store.track(update)
         print(f"\r{start + BATCH:9} kept", end="", file=sys.stderr, flush=True)
     store.close()
 
@@ -66,7 +65,7 @@ def at_once(store: stores.Store) -> Iterator[None]:
 def send(server: object, commands: list[tuple]) -> None:
     from stores.redis_server import _HASHES, _SCRIPTS
 
-    connection = server._pool.get_connection()
+    connection = server._connections[0]
     for verb in {verb for verb, *_ in commands}:
         connection.send_command("SCRIPT", "LOAD", _SCRIPTS[verb])
         connection.read_response()
@@ -75,4 +74,3 @@ def send(server: object, commands: list[tuple]) -> None:
         connection.send_packed_command(connection.pack_commands(page))
         for _ in page:
             connection.read_response()
-    server._pool.release(connection)

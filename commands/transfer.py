@@ -109,5 +109,4 @@ def keep(update: StatusUpdate, line: dict[str, Any]) -> str:
     now, everybody = clock(), [handler.__name__ for handler in HANDLERS]
     pending, failed = line.get("pending", everybody), line.get("failed", [])
     new = get_store().record(update, pending, now, now=now, leased=False, failed=failed)
-    get_store().track(update)
     return "kept" if new else "kept already"

@@ -42,7 +42,7 @@ class Store(Protocol):
         leased: bool = True,
         failed: Iterable[str] = (),
     ) -> bool | None:
-        """Atomically keep `update` with a row for each handler; False, and nothing done, where its
+        """Atomically keep `update` with a row for each handler, and `track` it; False, and nothing done, where its
         (call.id, call.status) is kept already. A `leased` row is being worked on until `due`. None where the update
         waits in the spool: its rows become due once it is drained."""
 
@@ -58,7 +58,8 @@ class Store(Protocol):
 
     def track(self, update: StatusUpdate) -> None:
         """Bring the call up to date, atomically. Idempotent, and the same in whatever order updates come: an
-        `in-progress` starts the call, the final status received first ends it for good, other statuses do neither."""
+        `in-progress` starts the call, the final status received first ends it for good, other statuses do neither.
+        Costs nothing for what this thread has just recorded, as that was tracked with it."""
 
     def note_asked(self, call_id: str, now: float, *, unknown: bool) -> None:
         """Note on the call that the provider was asked after it, and whether it knew it."""

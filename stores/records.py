@@ -1,6 +1,9 @@
 """What a store keeps and tells. Times are Unix seconds."""
 
+import threading
 from dataclasses import dataclass
+
+from schemas.status_update import StatusUpdate
 
 
 class StoreError(Exception):
@@ -106,3 +109,9 @@ class Refused:
     reason: str
     times: int
     latest: float
+
+
+class Tracked(threading.local):
+    """What this thread has tracked last by recording it."""
+
+    last: StatusUpdate | None = None

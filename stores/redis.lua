@@ -153,6 +153,37 @@ local function write_call(id, state)
   if call('EXISTS', UPDATES .. id) == 0 then call('ZADD', BARE, state.received_at, id) end
 end
 
+local function earlier(one, other)
+  return tonumber(one) < tonumber(other)
+end
+
+-- Bring a call up to date with what an update tells of it.
+local function track(id, new)
+  local state = state_of(id)
+  if not state then
+    write_call(id, new)
+  elseif new.start_received_at then
+    if state.start_received_at then return end
+    if not state.end_received_at then state.status = new.status end
+    state.started_at, state.start_received_at = new.started_at, new.start_received_at
+  elseif new.end_received_at then
+    if state.end_received_at and not earlier(new.end_received_at, state.end_received_at) then return end
+    state.status, state.error, state.end_reason = new.status, new.error, new.end_reason
+    state.ended_at, state.end_received_at = new.ended_at, new.end_received_at
+  elseif not earlier(new.received_at, state.received_at) then
+    return
+  end
+  if state then
+    if earlier(new.received_at, state.received_at) then state.received_at = new.received_at end
+    write_call(id, state)
+  end
+end
+
+function verbs.track()
+  track(a.id, a.state)
+  age_shared()
+end
+
 -- Updates. What is kept of one: received_at, kept_at, position, customer or false, message, what is alike or false.
 
 local function update_of(id, status)
@@ -212,6 +243,7 @@ function verbs.record()
     index_row(id, status, handler, index <= a.pending and a.due or nil, {}, a.received_at)
   end
   if #a.handlers > 0 then call('SADD', HANDLERS, unpack(a.handlers)) end
+  track(id, a.state)
   age_update(id, status)
   age_shared()
   return 1
@@ -284,32 +316,6 @@ function verbs.hurry()
   end
   age_shared()
   return hurried
-end
-
-local function earlier(one, other)
-  return tonumber(one) < tonumber(other)
-end
-
-function verbs.track()
-  local state, new = state_of(a.id), a.state
-  if not state then
-    write_call(a.id, new)
-  elseif new.start_received_at then
-    if state.start_received_at then return end
-    if not state.end_received_at then state.status = new.status end
-    state.started_at, state.start_received_at = new.started_at, new.start_received_at
-  elseif new.end_received_at then
-    if state.end_received_at and not earlier(new.end_received_at, state.end_received_at) then return end
-    state.status, state.error, state.end_reason = new.status, new.error, new.end_reason
-    state.ended_at, state.end_received_at = new.ended_at, new.end_received_at
-  elseif not earlier(new.received_at, state.received_at) then
-    return
-  end
-  if state then
-    if earlier(new.received_at, state.received_at) then state.received_at = new.received_at end
-    write_call(a.id, state)
-  end
-  age_shared()
 end
 
 local function states(ids)

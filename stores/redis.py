@@ -34,7 +34,7 @@ from math import inf
 from typing import Any
 
 from schemas.status_update import IN_PROGRESS, StatusUpdate, dump
-from stores.records import Backlog, CallState, Figures, Kept, Refused, Report, Row
+from stores.records import Backlog, CallState, Figures, Kept, Refused, Report, Row, Tracked
 from stores.redis_server import RedisServer, given
 from stores.redis_values import as_calls, as_kept, as_row, as_text, as_time, sortable
 
@@ -49,6 +49,7 @@ class RedisStore:
 
     def __init__(self, url: str, retention: int, **options: Any):
         self._server = RedisServer(url, retention, **options)
+        self._tracked = Tracked()
         self.durability = f"{self._server.address}: what is acknowledged survives what that server's persistence does"
 
     def advice(self) -> list[str]:
@@ -77,23 +78,25 @@ class RedisStore:
         failed: Iterable[str] = (),
     ) -> bool:
         pending = list(pending)
-        return bool(
-            self._server.run(
-                "record",
-                id=update.call.id,
-                status=update.call.status,
-                received_at=repr(update.received_at.timestamp()),
-                kept_at=repr(now),
-                kept=sortable(now),
-                customer=update.customer.number,
-                message=json.dumps(dump(update)),
-                alike=update.alike,
-                handlers=[*pending, *failed],
-                pending=len(pending),
-                due=repr(due),
-                leased=leased,
-            )
+        added = self._server.run(
+            "record",
+            id=update.call.id,
+            status=update.call.status,
+            received_at=repr(update.received_at.timestamp()),
+            kept_at=repr(now),
+            kept=sortable(now),
+            customer=update.customer.number,
+            message=json.dumps(dump(update)),
+            alike=update.alike,
+            handlers=[*pending, *failed],
+            pending=len(pending),
+            due=repr(due),
+            leased=leased,
+            state=_state(update),
         )
+        if added:
+            self._tracked.last = update
+        return bool(added)
 
     def settle(self, update: StatusUpdate, lease: float, done: Iterable[str], failures: Iterable[Row]) -> None:
         rows = [
@@ -118,15 +121,8 @@ class RedisStore:
         return self._server.run("hurry", now=repr(now), failed=failed, call_id=call_id, handler=handler)
 
     def track(self, update: StatusUpdate) -> None:
-        call, line, received_at = update.call, update.phone_number, repr(update.received_at.timestamp())
-        state = {"status": call.status, "type": call.type, "line": line.number, "line_name": line.name}
-        state |= {"customer": update.customer.number, "received_at": received_at}
-        if call.status == IN_PROGRESS:
-            state |= {"started_at": repr(update.timestamp.timestamp()), "start_received_at": received_at}
-        elif update.is_final:
-            state |= {"ended_at": repr(update.timestamp.timestamp()), "end_received_at": received_at}
-            state |= {"error": update.error, "end_reason": update.end_reason}
-        self._server.run("track", id=call.id, state=given(**state))
+        if update is not self._tracked.last:
+            self._server.run("track", id=update.call.id, state=_state(update))
 
     def active(self, after: float = 0, until: float = inf, limit: int = -1) -> list[CallState]:
         found = [call for call in as_calls(self._server.run("active")) if after < call.start_received_at <= until]
@@ -208,3 +204,16 @@ class RedisStore:
 
     def settle_report(self, update: StatusUpdate, report: Report, now: float) -> None:
         self._server.run("settle_report", alike=update.alike, upto=report.upto, now=repr(now))
+
+
+def _state(update: StatusUpdate) -> dict[str, str]:
+    """What `update` tells of its call."""
+    call, line, received_at = update.call, update.phone_number, repr(update.received_at.timestamp())
+    state = {"status": call.status, "type": call.type, "line": line.number, "line_name": line.name}
+    state |= {"customer": update.customer.number, "received_at": received_at}
+    if call.status == IN_PROGRESS:
+        state |= {"started_at": repr(update.timestamp.timestamp()), "start_received_at": received_at}
+    elif update.is_final:
+        state |= {"ended_at": repr(update.timestamp.timestamp()), "end_received_at": received_at}
+        state |= {"error": update.error, "end_reason": update.end_reason}
+    return given(**state)

@@ -54,6 +54,10 @@ class SQLiteStore(SQLiteCalls, SQLiteClaims):
                     f" VALUES {_marks(rows, '(?, ?, ?, ?, ?, ?)')}",
                     [value for row in rows for value in row],
                 )
+            if added:
+                self._track(db, update)
+        if added:
+            self._tracked.last = update
         return bool(added)
 
     def settle(self, update: StatusUpdate, lease: float, done: Iterable[str], failures: Iterable[Row]) -> None:

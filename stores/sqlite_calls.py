@@ -1,9 +1,10 @@
 """Calls in the SQLite file. The statements give the same call in whatever order its updates come."""
 
+import sqlite3
 from math import inf
 
 from schemas.status_update import IN_PROGRESS, StatusUpdate
-from stores.records import CallState, Figures
+from stores.records import CallState, Figures, Tracked
 from stores.sqlite_file import SQLiteFile
 
 _CALL = (
@@ -25,7 +26,16 @@ _ACTIVE = """start_received_at IS NOT NULL AND end_received_at IS NULL
 class SQLiteCalls(SQLiteFile):
     """The contract is in `stores.Store`."""
 
+    def __init__(self, path: str):
+        super().__init__(path)
+        self._tracked = Tracked()
+
     def track(self, update: StatusUpdate) -> None:
+        if update is not self._tracked.last:
+            with self.write() as db:
+                self._track(db, update)
+
+    def _track(self, db: sqlite3.Connection, update: StatusUpdate) -> None:
         call, line = update.call, update.phone_number
         times = update.timestamp.timestamp(), update.received_at.timestamp()
         started, ended, why = (None, None), (None, None), (None, None)
@@ -35,8 +45,7 @@ class SQLiteCalls(SQLiteFile):
         elif update.is_final:
             statement, ended, why = _END_CALL, times, (update.error, update.end_reason)
         known = (call.id, call.status, call.type, line.number, line.name, update.customer.number, times[1])
-        with self.write() as db:
-            db.execute(statement, known + started + ended + why)
+        db.execute(statement, known + started + ended + why)
 
     def note_asked(self, call_id: str, now: float, *, unknown: bool) -> None:
         with self.write() as db:

@@ -362,11 +362,9 @@ def test_forgetting_a_number_removes_that_person_and_nobody_else(store):
         ("other", "+31612345679"),
         ("call-_+316123456789_abc", None),
     ):
-        one, _ = record(store, call_id=call_id, customer={"number": number})
-        store.track(one)
-    record(store, "ended", "never tracked")
+        record(store, call_id=call_id, customer={"number": number})
     record(store, "ended", "other", phone_number={"number": "+31612345678"}, customer=None)
-    assert store.forget("+31612345678") == {"calls": 2, "updates": 3, "rows": 6}
+    assert store.forget("+31612345678") == {"calls": 2, "updates": 2, "rows": 4}
     left = {"other", "call-_+316123456789_abc"}
     assert {kept.call_id for kept in store.updates()} == left
     assert {call.id for call in store.recent(50)} == left
@@ -377,14 +375,13 @@ def test_forgetting_a_number_removes_that_person_and_nobody_else(store):
 def test_forgetting_a_short_number_leaves_alone_the_ids_that_happen_to_contain_it(store):
     record(store, call_id="5c4d030f-43e3-12345")
     record(store, "ended", "by customer", customer={"number": "12345"})
-    assert store.forget("12345") == {"calls": 0, "updates": 1, "rows": 2}
+    assert store.forget("12345") == {"calls": 1, "updates": 1, "rows": 2}
     assert [kept.call_id for kept in store.updates()] == ["5c4d030f-43e3-12345"]
 
 
 def test_pruning_takes_old_updates_in_batches_but_none_that_is_pending(store):
     for index in range(5):
         one, _ = record(store, call_id=f"old-{index}", received_at=NOW - 100 + index, pending=("update_crm",))
-        store.track(one)
         failure = [Row("update_crm", NOW if index == 0 else None, 1, NOW, "x")] if index < 2 else []
         store.settle(one, LEASE, [] if failure else ["update_crm"], failure)
     record(store, call_id="new", received_at=NOW)
@@ -392,14 +389,27 @@ def test_pruning_takes_old_updates_in_batches_but_none_that_is_pending(store):
     assert store.prune(NOW, 3) == (1, 1)
     assert store.prune(NOW, 3) == (0, 0)
     assert {kept.call_id for kept in store.updates()} == {"old-0", "new"}
-    assert {call.id for call in store.recent(50)} == {"old-0"}
-    assert [each.calls for each in store.figures(0)] == [1]
+    assert {call.id for call in store.recent(50)} == {"old-0", "new"}
+    assert sum(each.calls for each in store.figures(0)) == 2
     assert [each.failed for each in store.backlog() if each.handler == "update_crm"] == [0]
 
 
-def test_what_is_kept_is_there_after_a_restart(store):
+def test_what_is_recorded_is_tracked_with_it(store):
     one, _ = record(store)
-    store.track(one)
+    assert [call.id for call in store.active()] == ["call-1"]
+    store.forget(one.customer.number)
+    store.track(one)  # nothing is left to do
+    assert store.active() == []
+    store.track(update())
+    assert [call.id for call in store.active()] == ["call-1"]
+    record(store)
+    store.record(update("ended"), (), LEASE, now=NOW)
+    assert store.record(update("ended", error="a repeat"), (), LEASE, now=NOW) is False
+    assert [(call.status, call.error) for call in store.recent(1)] == [("ended", None)]
+
+
+def test_what_is_kept_is_there_after_a_restart(store):
+    record(store)
     store.close()
     assert [kept.call_id for kept in store.updates()] == ["call-1"]
     assert replace(store.active()[0], error=None).id == "call-1"
