@@ -4,9 +4,10 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from stores import StoreError
 
@@ -27,13 +28,12 @@ class _Writer:
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.db = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False)
+        self.db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         self._path, self._identity = path, _identity(path)
         if self.db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise OSError("write-ahead logging is refused: keep the file on a local disk")
         self.db.executescript(SCHEMA)  # with synchronous = FULL, which also brings the log's own name to the disk
         self.db.execute("PRAGMA synchronous = NORMAL")
-        self.db.execute("PRAGMA busy_timeout = 0")
         self.db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         self._log = open(f"{path}-wal", "rb")
         self._syncing, self.commits, self._synced = threading.Lock(), 0, 0
@@ -42,17 +42,6 @@ class _Writer:
         with self._syncing:
             self.db.close()
             self._log.close()
-
-    def begin(self, deadline: float) -> None:
-        """Begin a transaction that may write, by `deadline` (of time.monotonic). Raises sqlite3.Error."""
-        while True:
-            try:
-                self.db.execute("BEGIN IMMEDIATE")
-                return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 255 != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-                time.sleep(POLL)
 
     def sync(self, commits: int) -> None:
         """Return when the first `commits` have reached the disk, and the file is still there: a commit into a deleted
@@ -104,8 +93,8 @@ class SQLiteFile:
         if not self._lock.acquire(timeout=LOCK_TIMEOUT):
             raise StoreError(f"{self.path}: busy for {LOCK_TIMEOUT} s")
         try:
-            self._writer = writer = self._writer or _Writer(self.path)
-            writer.begin(deadline)
+            self._writer = writer = self._writer or _when_free(deadline, lambda: _Writer(self.path))
+            _when_free(deadline, lambda: writer.db.execute("BEGIN IMMEDIATE"))
             yield writer.db
             writer.db.execute("COMMIT")
             writer.commits += 1
@@ -128,6 +117,17 @@ class SQLiteFile:
                 if self._writer is writer:
                     self.close()
             raise StoreError(f"{self.path}: {error}") from error
+
+
+def _when_free(deadline: float, act: Callable[[], Any]) -> Any:
+    """What `act` returns once no other process or program has the file locked, by `deadline` (of time.monotonic)."""
+    while True:
+        try:
+            return act()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(POLL)
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -1,3 +1,4 @@
+import sqlite3
 import threading
 
 import pytest
@@ -55,3 +56,15 @@ def test_one_sync_serves_all_who_wait_for_it(store, monkeypatch):
     for thread in threads:
         thread.join()
     assert len(synced) in (1, 2)
+
+
+def test_a_file_that_is_locked_when_it_is_first_used_is_waited_for(store):
+    other = sqlite3.connect(store.path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE made_before (of INTEGER)")
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM made_before").fetchone()  # which hinders the switch to the log
+    end = threading.Timer(0.3, other.rollback)
+    end.start()
+    assert keep(store) is True
+    end.join()
+    other.close()
