@@ -5,4 +5,5 @@ from stores import get_store
 
 
 def track_call(update: StatusUpdate) -> None:
+    """Done already where this thread has just recorded the update."""
     get_store().track(update)

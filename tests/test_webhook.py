@@ -149,6 +149,7 @@ class TestUnsigned:
             {"headers": {"X-Real-IP": "127.0.0.1"}},
             {"headers": {"Forwarded": "for=127.0.0.1"}},
             {"base_url": "https://calls.example.com"},
+            {"headers": {"Origin": "https://a-page-that-is-open.example"}},
         ):
             answer = post(client, message(), **elsewhere)
             assert answer.status_code == 401
