@@ -11,7 +11,7 @@ import pytest
 import redis
 import requests
 
-from tests.conftest import SECRET, URL, free_port, message, signed, wait_until
+from tests.conftest import SECRET, URL, free_port, message, query, signed, wait_until
 from tests.test_failures import QUICK, kill, load, posted, settled
 
 
@@ -103,6 +103,17 @@ def test_nothing_is_lost_while_the_server_is_away(receiver, server, service, sto
     exported = {line["call_id"] for line in one.exported()}
     assert set(acknowledged) <= exported == posted(service).keys()
     assert server.client.smembers("active_calls") == exported
+
+
+def test_a_drained_spool_is_empty(receiver, server, tmp_path):
+    one = receiver(REDIS_URL=server.url, limits=QUICK)
+    server.kill()
+    assert one.post(message()).text == "OK"
+    server.start()
+    wait_until(lambda: drained(one))
+    assert server.client.smembers("active_calls") == {"call-1"}
+    for table in ("updates", "rows", "calls", "figures"):
+        assert query(tmp_path / "calls.db.spool", f"SELECT * FROM {table}") == []
 
 
 def test_another_receiver_finishes_what_a_killed_one_had_in_hand(receiver, server, service):
