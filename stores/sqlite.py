@@ -5,6 +5,7 @@ have done since may not be: the rows are there again, and they are called again.
 """
 
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -147,7 +148,7 @@ class SQLiteStore(SQLiteCalls, SQLiteClaims):
             return db.execute("SELECT max(received_at) FROM updates").fetchone()[0]
 
     def advice(self) -> list[str]:
-        if not self.path.exists():
+        if not os.path.exists(self.path):
             return []
         left = shutil.disk_usage(self.path.parent).free // BYTES_AN_UPDATE
         return [f"About {left:,} more updates fit onto this disk."] if left < FEW else []

@@ -5,7 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,14 @@ class _Writer:
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-        self._path, self._identity = path, _identity(path)
         if self.db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise OSError("write-ahead logging is refused: keep the file on a local disk")
         self.db.executescript(SCHEMA)  # with synchronous = FULL, which also brings the log's own name to the disk
         self.db.execute("PRAGMA synchronous = NORMAL")
         self.db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
-        self._log = open(f"{path}-wal", "rb")
+        self._files = (path, f"{path}-wal")
+        self._log = open(self._files[1], "rb")
+        self._identities = self._find_identities()
         self._syncing, self.commits, self._synced = threading.Lock(), 0, 0
 
     def close(self) -> None:
@@ -44,15 +45,22 @@ class _Writer:
             self._log.close()
 
     def sync(self, commits: int) -> None:
-        """Return when the first `commits` have reached the disk, and the file is still there: a commit into a deleted
+        """Return when the first `commits` have reached the disk, and the files are still there: a commit into a deleted
         one succeeds and keeps nothing. Raises OSError, or ValueError where it was closed meanwhile."""
         with self._syncing:
             if self._synced < commits:
                 commits = self.commits
-                _sync_data(self._log.fileno())
+                try:
+                    _sync_data(self._log.fileno())
+                except OSError:
+                    self._log.close()  # an error is told once: who waits must not take the next sync for a success
+                    raise
                 self._synced = commits
-        if self._identity != _identity(self._path):
+        if self._identities != self._find_identities():
             raise OSError("replaced while in use")
+
+    def _find_identities(self) -> list[tuple[int, int]]:
+        return [(found.st_dev, found.st_ino) for found in map(os.stat, self._files)]
 
 
 class SQLiteFile:
@@ -65,6 +73,10 @@ class SQLiteFile:
         self._writer: _Writer | None = None
 
     def close(self) -> None:
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
         writer, self._writer = self._writer, None
         if writer:
             writer.close()
@@ -72,7 +84,7 @@ class SQLiteFile:
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """A connection of the caller's own, which no writer waits for. Raises StoreError."""
-        if not self.path.exists():
+        if not os.path.exists(self.path):
             with self.write():
                 pass
         try:
@@ -100,7 +112,7 @@ class SQLiteFile:
             writer.commits += 1
             commits = writer.commits
         except BaseException as error:
-            self.close()
+            self._close()
             if isinstance(error, sqlite3.Error | OSError):
                 raise StoreError(f"{self.path}: {error}") from error
             raise
@@ -115,7 +127,9 @@ class SQLiteFile:
         except (OSError, ValueError) as error:
             with self._lock:
                 if self._writer is writer:
-                    self.close()
+                    with suppress(sqlite3.Error):  # what the log may have lost, the file can still get
+                        writer.db.execute("PRAGMA wal_checkpoint")
+                    self._close()
             raise StoreError(f"{self.path}: {error}") from error
 
 
@@ -128,8 +142,3 @@ def _when_free(deadline: float, act: Callable[[], Any]) -> Any:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
         time.sleep(POLL)
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    found = os.stat(path)
-    return found.st_dev, found.st_ino

@@ -1,5 +1,8 @@
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -68,3 +71,37 @@ def test_a_file_that_is_locked_when_it_is_first_used_is_waited_for(store):
     assert keep(store) is True
     end.join()
     other.close()
+
+
+def test_who_waits_for_a_sync_that_fails_is_not_acknowledged_either(store, monkeypatch):
+    syncs = []
+
+    def sync(_):
+        syncs.append(1)
+        wait_until(lambda: len([*store.updates()]) == 2)
+        if len(syncs) == 1:
+            raise OSError("told once")
+
+    def fails(call_id):
+        with pytest.raises(StoreError):
+            keep(store, call_id)
+        return True
+
+    monkeypatch.setattr(sqlite_file, "_sync_data", sync)
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(fails, ("call-1", "call-2")))
+
+
+def test_a_log_that_is_deleted_by_itself_is_noticed_and_loses_nothing(store):
+    keep(store, "before")
+    Path(f"{store.path}-wal").unlink()
+    with pytest.raises(StoreError, match="No such file"):
+        keep(store, "meanwhile")
+    assert keep(store, "after") is True
+    assert [kept.call_id for kept in store.updates()] == ["before", "meanwhile", "after"]
+
+
+def test_a_folder_that_cannot_be_looked_into_is_an_error_of_the_store(tmp_path):
+    with closing(SQLiteStore(str(tmp_path / ("x" * 300) / "calls.db"))) as store:
+        with pytest.raises(StoreError, match="too long"):
+            store.recent(1)
