@@ -38,7 +38,7 @@ class Pauses:
         """Start a pause, prolong it or end it, by how a call of the handler went."""
         if not isinstance(error, Unavailable):
             if handler in self._failures and not isinstance(error, NotNow):
-                del self._failures[handler]
+                self._failures.pop(handler, None)  # another thread may have been here
                 if self._probe_at.pop(handler, None) is not None:
                     logger.info("pause over", extra={"handler": handler})
             return

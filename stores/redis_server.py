@@ -80,6 +80,7 @@ class RedisServer:
             **(unverified if self._tls and not verify_tls else {}),
         )
         self._start_afresh()
+        os.register_at_fork(after_in_child=self._start_afresh)
         self._retention = retention
         server = self._pool.connection_kwargs
         self.address = server.get("path") or f"{server['host']}:{server.get('port', 6379)}"
@@ -95,7 +96,7 @@ class RedisServer:
         self._free: LifoQueue[tuple[AbstractConnection, float]] = LifoQueue()  # and when each was used
         for connection in self._connections:
             self._free.put((connection, 0.0))
-        self._failed_at, self._process = 0.0, os.getpid()
+        self._failed_at = 0.0
 
     def run(self, verb: str, **values: Any) -> Any:
         """The answer of the script's `verb` to the `values` that are not None. Raises StoreError."""
@@ -129,8 +130,6 @@ class RedisServer:
 
     def _ask(self, *command: Any) -> Any:
         """The answer to one command. The library's client and pool wrap the same, and cost thrice as much."""
-        if self._process != os.getpid():
-            self._start_afresh()
         try:
             connection, used_at = self._free.get(timeout=TIMEOUT)
         except Empty:
