@@ -48,16 +48,17 @@ class _Writer:
         """Return when the first `commits` have reached the disk, and the files are still there: a commit into a deleted
         one succeeds and keeps nothing. Raises OSError, or ValueError where it was closed meanwhile."""
         with self._syncing:
-            if self._synced < commits:
-                commits = self.commits
-                try:
-                    _sync_data(self._log.fileno())
-                except OSError:
-                    self._log.close()  # an error is told once: who waits must not take the next sync for a success
-                    raise
-                self._synced = commits
-        if self._identities != self._find_identities():
-            raise OSError("replaced while in use")
+            if self._synced >= commits:
+                return
+            commits = self.commits
+            try:
+                _sync_data(self._log.fileno())
+                if self._identities != self._find_identities():
+                    raise OSError("replaced while in use")
+            except OSError:
+                self._log.close()  # an error is told once: who waits must not take the next sync for a success
+                raise
+            self._synced = commits
 
     def _find_identities(self) -> list[tuple[int, int]]:
         return [(found.st_dev, found.st_ino) for found in map(os.stat, self._files)]
