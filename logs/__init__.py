@@ -10,8 +10,7 @@ from typing import Any
 
 def mask(text: str) -> str:
     """`text` with every phone number shortened: +31612345678 becomes +316***78."""
-    text = re.sub(r"(?<=\+\d{3})\d+(?=\d{2})", "***", text)
-    return re.sub(r"(?<=%2B\d{3})\d+(?=\d{2})", "***", text) if "%2B" in text else text
+    return re.sub(r"(\+|%2B)(\d{3})\d+(\d{2})", r"\1\2***\3", text)
 
 
 LOG_FIELDS = ("call_id", "status", "handler", "error", "ms")

@@ -49,17 +49,17 @@ class SQLiteStore(SQLiteCalls, SQLiteClaims):
                 " ON CONFLICT DO NOTHING",
                 (*key, received_at, now, json.dumps(dump(update)), update.alike),
             ).rowcount
-            if added and rows:
+            if not added:
+                return False
+            if rows:
                 db.execute(
                     "INSERT INTO rows (call_id, status, handler, due, leased, received_at)"
                     f" VALUES {_marks(rows, '(?, ?, ?, ?, ?, ?)')}",
                     [value for row in rows for value in row],
                 )
-            if added:
-                self._track(db, update)
-        if added:
-            self._tracked.last = update
-        return bool(added)
+            self._track(db, update)
+        self._tracked.last = update
+        return True
 
     def settle(self, update: StatusUpdate, lease: float, done: Iterable[str], failures: Iterable[Row]) -> None:
         key, done = (update.call.id, update.call.status), list(done)
