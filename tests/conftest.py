@@ -1,16 +1,13 @@
 import json
 import os
-import socket
 import sqlite3
 import subprocess
 import sys
 import threading
-import time
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from random import SystemRandom
 
 import pytest
 import redis
@@ -20,6 +17,8 @@ import config
 import stores
 from schemas.status_update import load
 from signature import sign
+from tests.loopback import free_port, wait_until
+from tests.postgres import new_postgres, postgres, postgres_server, postgres_template  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
 SECRET = "whsec_test_secret_12345"
@@ -131,15 +130,6 @@ def signed(body, secret=SECRET, timestamp=int(NOW)):
     return {"X-Webhook-Timestamp": str(timestamp), "X-Webhook-Signature": sign(secret, timestamp, body)}
 
 
-def wait_until(condition, seconds=60, log=None):
-    """Poll for something another process does; the value that came true. In vain, that process's `log` is shown."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, log.read_text() if log else "waited in vain"
-        time.sleep(0.02)
-    return value
-
-
 class Service:
     """An HTTP server on loopback that plays a CRM or Slack. It keeps what it is sent, and answers from `answers`, then
     `default`: (status, headers, body), or a function that is given the request's handler."""
@@ -196,14 +186,6 @@ def service():
     service = Service()
     yield service
     service.close()
-
-
-def free_port():
-    """A port that nothing uses, of those that no other socket is given by itself before a server starts there."""
-    while True:
-        with closing(socket.socket()) as listener, suppress(OSError):
-            listener.bind(("127.0.0.1", SystemRandom().randrange(10_000, 30_000)))
-            return listener.getsockname()[1]
 
 
 class Receiver:
