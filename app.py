@@ -18,14 +18,14 @@ import dashboard
 import logs
 import stores
 from config import clock
-from dispatch import Pauses, dispatch
-from handlers.outbound import Slots
+from dispatch import dispatch
+from handlers import active_calls
+from refusals import NOT_KEPT, Refusals, count_refusal
+from retries import start_retrying
 from schemas import strict_json
 from schemas.status_update import field_errors, isoformat, load
 from signature import InvalidSignature, StaleSignature, is_local, verify
 from stores import StoreError
-from stores.refusals import NOT_KEPT, Refusals, count_refusal
-from upkeep import start_retrying
 
 RETRY_AFTER = 30  # seconds, for a message that could not be kept
 
@@ -40,8 +40,8 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.json.sort_keys = False
     app.extensions |= {
         "store": stores.create(app.config),
-        "outbound": Slots(app.config["OUTBOUND_SLOTS"]),
-        "pauses": Pauses(),
+        "redis": active_calls.connect(app.config),
+        "services": {},
         "refusals": Refusals(),
     }
 
@@ -62,7 +62,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
 def status_update() -> tuple[str, int] | Response:
     """Take one message. 200 means that it is kept, and that each handler's work on it is done or pending."""
     g.deadline = time.monotonic() + current_app.config["DEADLINE"]
-    received_at = datetime.fromtimestamp(clock(), UTC)
+    received_at = datetime.fromtimestamp(stores.get_store().now(), UTC)
     body = _body()
     try:
         _verify_sender(body)

@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 LIMITS = {
     "DEADLINE": 4.0,  # of a request, from its start
     "OUTBOUND_TIMEOUT": 3.0,  # of a request to a service
-    "OUTBOUND_SLOTS": 32,  # such requests at a time, half of a worker's threads
+    "OUTBOUND_SLOTS": 16,  # requests of a worker that wait for one service at a time, a quarter of its threads
+    "RETRIES_AT_ONCE": 8,  # of one handler, in a process
     "LEASE": 60.0,
     "RETRY_EVERY": 1.0,  # how often the retry thread looks for due work
     "RETRY_FIRST": 30.0,
@@ -86,6 +87,22 @@ def _redis_url(text: str) -> str:
     return text
 
 
+def _database_url(text: str) -> str:
+    if not text.startswith(("postgres://", "postgresql://")):
+        raise ValueError("must start with postgres:// or postgresql:// (for a file, set SQLITE_PATH)")
+    from psycopg import ProgrammingError  # only where it is used
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        ports = str(conninfo_to_dict(text).get("port", "")).split(",")  # one a host
+        valid = all(0 < int(port) < 65536 for port in filter(None, ports))
+    except (ProgrammingError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError("must be a URL of PostgreSQL, as postgresql://user:password@host:5432/name")
+    return text
+
+
 def _token(text: str) -> str:
     if not re.fullmatch(r"[!-~]+", text):
         raise ValueError("must be printable ASCII without spaces, as it is sent in a header")
@@ -97,6 +114,7 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any]] = {
     "ALLOW_UNSIGNED": (_flag, False),
     "WEBHOOK_TOLERANCE": (_number(0, 86400), 300),
     "SQLITE_PATH": (str, "instance/calls.db"),
+    "DATABASE_URL": (_database_url, None),
     "REDIS_URL": (_redis_url, None),
     "REDIS_TLS_VERIFY": (_flag, True),
     "CRM_WEBHOOK_URL": (_url("http", "https"), None),
@@ -112,7 +130,7 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any]] = {
 
 def load(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """The app's configuration from `environ`. An empty value counts as unset; nonsense ends the process in one line."""
-    config = {"MAX_CONTENT_LENGTH": MAX_BODY, "CLOCK": time.time, **LIMITS}
+    config = {"MAX_CONTENT_LENGTH": MAX_BODY, "CLOCK": None, **LIMITS}
     for name, (parse, default) in SETTINGS.items():
         text = environ.get(name, "").strip()
         try:
@@ -122,7 +140,9 @@ def load(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     config["PUBLIC_URL"] = _public_url(environ)
     # Each of these platforms names itself so. The first has no disk that stays; on the others one can be mounted.
     others = {"RENDER", "RAILWAY_ENVIRONMENT", "FLY_APP_NAME", "K_SERVICE"}
-    config["THROW_AWAY_DISK"] = "DYNO" in environ or not (others.isdisjoint(environ) or environ.get("SQLITE_PATH"))
+    config["EPHEMERAL_DISK"] = "DYNO" in environ or not (others.isdisjoint(environ) or environ.get("SQLITE_PATH"))
+    if config["EPHEMERAL_DISK"] and config["REDIS_URL"] and not config["DATABASE_URL"]:
+        raise SystemExit("REDIS_URL keeps no updates any more, and this platform's disk is lost: set DATABASE_URL.")
     return config
 
 
@@ -147,9 +167,9 @@ def dangers(config: Mapping[str, Any]) -> list[str]:
     found = []
     if config["ALLOW_UNSIGNED"] and not config["WEBHOOK_SECRET"]:
         found.append("Anyone can post updates: set WEBHOOK_SECRET and unset ALLOW_UNSIGNED.")
-    if config["THROW_AWAY_DISK"] and not config["REDIS_URL"]:
+    if config["EPHEMERAL_DISK"] and not config["DATABASE_URL"]:
         found.append(
-            "This platform's disk does not survive a restart: set REDIS_URL, or SQLITE_PATH to a file that stays."
+            "This platform's disk does not survive a restart: set DATABASE_URL, or SQLITE_PATH to a file that stays."
         )
     return found
 
@@ -165,8 +185,8 @@ def warnings(config: Mapping[str, Any]) -> list[str]:
 
 
 def clock() -> float:
-    """Now, in Unix seconds."""
-    return current_app.config["CLOCK"]()
+    """This machine's time, in Unix seconds. What is kept goes by the store's, `now()`."""
+    return (current_app.config["CLOCK"] or time.time)()
 
 
 def announce(config: Mapping[str, Any], **fields: Any) -> None:

@@ -1,53 +1,24 @@
 """Keep an update, call every handler, and write down what is still to be done."""
 
-import json
 import logging
 import random
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from math import inf
 
 from flask import current_app, g
 
 from config import clock
-from handlers import HANDLERS
-from handlers.outbound import GiveUp, NotNow, Retry, Unavailable
-from schemas.status_update import StatusUpdate, load
-from stores import Kept, Row, Store, StoreError, get_store
+from handlers import HANDLERS, is_on
+from handlers.outbound import GiveUp, NotNow, Retry, service
+from schemas.status_update import StatusUpdate
+from stores import Database, StoreError, get_store, jobs, spool
+from stores.records import Job
 
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[StatusUpdate], None]
-
-
-class Pauses:
-    """Which handlers' services are out of order, as far as this process knows. Only the retry thread asks those."""
-
-    def __init__(self) -> None:
-        self._failures: Counter[str] = Counter()
-        self._probe_at: dict[str, float] = {}
-
-    def until(self, handler: str) -> float | None:
-        """When a paused handler is tried again, in Unix seconds; None where it is not paused."""
-        return self._probe_at.get(handler)
-
-    def note(self, handler: str, error: Exception | None) -> None:
-        """Start a pause, prolong it or end it, by how a call of the handler went."""
-        if not isinstance(error, Unavailable):
-            if handler in self._failures and not isinstance(error, NotNow):
-                self._failures.pop(handler, None)  # another thread may have been here
-                if self._probe_at.pop(handler, None) is not None:
-                    logger.info("pause over", extra={"handler": handler})
-            return
-        self._failures[handler] += 1
-        if error.after is not None or self._failures[handler] >= current_app.config["PAUSE_AFTER"]:
-            if handler not in self._probe_at:
-                logger.warning("handler paused", extra={"handler": handler, "error": str(error)})
-            after = current_app.config["PROBE_EVERY"] if error.after is None else error.after
-            self._probe_at[handler] = clock() + after
 
 
 def dispatch(update: StatusUpdate) -> None:
@@ -55,57 +26,58 @@ def dispatch(update: StatusUpdate) -> None:
 
     Raises StoreError where the update could not be kept.
     """
-    store, now = get_store(), clock()
-    lease = now + current_app.config["LEASE"]
-    new = store.record(update, [handler.__name__ for handler in HANDLERS], lease, now=now)
-    if not new:
-        logger.info("repeat" if new is False else "spooled", extra=_extra(update))
+    store, config = get_store(), current_app.config
+    lease = store.now() + config["LEASE"]
+    names = [handler.__name__ for handler in HANDLERS if is_on(handler.__name__, config)]
+    recorded = spool.record(store, update, names, lease)
+    if recorded.update_id is None:
+        logger.info(recorded.outcome, extra=_extra(update))
         return
-    _work(store, update, lease, {handler: Row(handler.__name__, lease) for handler in HANDLERS}, probe=False)
+    g.retrying = False
+    leased = {handler: Job(handler.__name__, "leased", lease) for handler in HANDLERS}
+    _run_handlers(store, update, recorded.update_id, lease, leased)
 
 
-def retry_one(handler: Handler, due_at: float, *, probe: bool = False) -> bool | None:
-    """Call `handler` for its row that has been due longest at `due_at`; whether it is done now.
+def retry_one(handler: Handler, due_by: float, *, forced: bool = False) -> bool | None:
+    """Call `handler` for its job that has been due longest at `due_by`; whether it is done now.
 
-    None if none is due, or if the handler is paused and not to be tried yet; `probe` tries it all the same.
+    None if none is due, or if the handler is paused and its service not asked yet; `forced` asks it all the same.
     """
-    until = _pauses().until(handler.__name__)
-    if until is not None and clock() < until and not probe:
+    probe_at = service(handler.__name__).breaker.probe_at
+    if probe_at is not None and clock() < probe_at and not forced:
         return None
-    lease = clock() + current_app.config["LEASE"]
     store = get_store()
-    taken = store.take(handler.__name__, due_at, lease)
-    if taken is None:
+    lease = store.now() + current_app.config["LEASE"]
+    leased = jobs.lease_next(store, handler.__name__, due_by, lease)
+    if leased is None:
         return None
-    kept, row = taken
-    return _work(store, loaded(kept), lease, {handler: row}, probe=True)
+    g.retrying, g.forced = True, forced
+    stored, job = leased
+    return _run_handlers(store, stored.load(), stored.id, lease, {handler: job})
 
 
-def _work(store: Store, update: StatusUpdate, lease: float, rows: dict[Handler, Row], *, probe: bool) -> bool:
-    """Call each handler, the paused ones only to `probe`, and settle its row; whether everything is done."""
-    failures, pauses, deadline = [], _pauses(), g.get("deadline", inf)
-    for handler, row in rows.items():
-        if pauses.until(row.handler) is not None and not probe:
-            error = NotNow("paused")
-        elif time.monotonic() >= deadline:
-            error = NotNow("no time left in this request")
-        else:
-            error = _call(handler, update)
-            pauses.note(row.handler, error)
-        if error is not None:
-            failures.append(_reschedule(row, error))
-    done = {row.handler for row in rows.values()} - {row.handler for row in failures}
+def _run_handlers(
+    store: Database, update: StatusUpdate, update_id: int, lease: float, leased: dict[Handler, Job]
+) -> bool:
+    """Call each handler and settle its job; whether everything is done."""
+    settled = []
+    for handler, job in leased.items():
+        error = _call(handler, update)
+        settled.append(_done(job) if error is None else _reschedule(job, error))
     try:
-        store.settle(update, lease, done, failures)
+        jobs.settle(store, update_id, lease, settled)
     except StoreError as error:
         logger.error("not settled: done again when the lease is over", extra=_extra(update, error=str(error)))
-    return not failures
+    return all(job.state == "done" for job in settled)
 
 
 def _call(handler: Handler, update: StatusUpdate) -> Exception | None:
     """Call `handler`: None when its work is done, else why not. The broad `except` is here."""
     started = time.monotonic()
+    g.handler = handler.__name__
     try:
+        if started >= g.get("deadline", inf):
+            raise NotNow("no time left in this request")
         handler(update)
     except Exception as error:
         took = round(1000 * (time.monotonic() - started))
@@ -120,30 +92,28 @@ def _call(handler: Handler, update: StatusUpdate) -> Exception | None:
     return None
 
 
-def _reschedule(row: Row, error: Exception) -> Row:
-    """The row after `error`: due by the schedule, when the error says, with its paused handler, or failed for good."""
-    config, now = current_app.config, clock()
+def _done(job: Job) -> Job:
+    """The job after it was done; what was not done at once keeps when it was."""
+    done_at = get_store().now() if g.retrying else None
+    return replace(job, state="done", due_at=None, attempts=job.attempts + 1, done_at=done_at)
+
+
+def _reschedule(job: Job, error: Exception) -> Job:
+    """The job after `error`: due by the schedule, when the error says, with its paused handler, or failed for good."""
+    config, now = current_app.config, get_store().now()
     text = str(error) or type(error).__name__
-    after, until = getattr(error, "after", None), _pauses().until(row.handler)
+    after, probe_at = getattr(error, "after", None), service(job.handler).breaker.probe_at
     if isinstance(error, NotNow):
-        return replace(row, due=now + (after or 0), error=row.error or text)
-    if after is None and until is not None:
-        after = until - now
+        return replace(job, state="pending", due_at=now + (after or 0), error=job.error or text)
+    if after is None and probe_at is not None:
+        after = max(probe_at - clock(), 0)
     if after is None:
-        doubled = config["RETRY_FIRST"] * 2 ** min(row.attempts, 16)
+        doubled = config["RETRY_FIRST"] * 2 ** min(job.attempts, 16)
         after = min(doubled, config["RETRY_LONGEST"]) * random.uniform(0.8, 1.2)
-    first_tried = row.first_tried or now
-    over = isinstance(error, GiveUp) or now - first_tried >= config["GIVE_UP_AFTER"]
-    return Row(row.handler, None if over else now + after, row.attempts + 1, first_tried, text)
-
-
-def loaded(kept: Kept) -> StatusUpdate:
-    """A kept update as its handlers first got it."""
-    return load(json.loads(kept.message), datetime.fromtimestamp(kept.received_at, UTC))
-
-
-def _pauses() -> Pauses:
-    return current_app.extensions["pauses"]
+    job = replace(job, attempts=job.attempts + 1, first_tried_at=job.first_tried_at or now, error=text)
+    if isinstance(error, GiveUp) or now - job.first_tried_at >= config["GIVE_UP_AFTER"]:
+        return replace(job, state="failed", due_at=None, done_at=now)
+    return replace(job, state="pending", due_at=now + after)
 
 
 def _extra(update: StatusUpdate, **fields: str | int) -> dict[str, str | int]:

@@ -25,7 +25,7 @@ class Worker(gthread.ThreadWorker):
 # Answers wait for the disk and for other services, so threads, not more processes, keep a worker busy. They are made
 # when needed; there are many because a client that stops in the middle of a request holds one until it is cut off.
 worker_class = Worker
-threads = 2 * app_config.LIMITS["OUTBOUND_SLOTS"]
+threads = 4 * app_config.LIMITS["OUTBOUND_SLOTS"]
 SLOW_CLIENT = 5  # seconds without a byte
 
 # Routers of platforms keep idle connections for about a minute: closed here first, a request could get lost.
@@ -69,7 +69,7 @@ def post_fork(server, worker):
 
 
 def post_worker_init(worker):
-    from upkeep import start_retrying
+    from retries import start_retrying
 
     worker.stop_retrying = start_retrying(worker.wsgi)
 

@@ -18,7 +18,7 @@ from commands.base import LOOPBACK, Command, first_secret, new_session, post, we
 from config import MAX_BODY, on_and_off, warnings
 from schemas.status_update import ENDED_WITH_ERROR, IN_PROGRESS, isoformat
 from signature import sign
-from stores import get_store
+from stores import get_store, spool
 
 OTHER_TYPES = ("assistant-request", "tool-calls", "end-of-call-report")
 
@@ -40,14 +40,13 @@ def check(url: str | None, send: bool) -> None:
     click.echo(f"off:   {', '.join(off) or 'nothing'}")
     for warning in warnings(config):
         click.echo(f"note:  {warning}")
-    spooled, _ = store.spooled()
-    if spooled:
-        click.echo(f"note:  {spooled} updates wait in the spool until the server takes them.")
-        if config["THROW_AWAY_DISK"]:
+    if spooled := spool.waiting(store):
+        click.echo(f"note:  {spooled} updates wait in the spool until the database takes them.")
+        if config["EPHEMERAL_DISK"]:
             click.echo("note:  This platform's disk does not survive a restart: do not restart meanwhile.")
+    store.check()
     for sentence in store.advice():
         click.echo(f"note:  {sentence}")
-    store.check()
     click.echo(f"store: {store.name}, {store.durability}")
 
 

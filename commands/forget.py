@@ -1,12 +1,13 @@
 """`flask forget`: remove one person."""
 
 import re
+from collections import Counter
 
 import click
 from flask.cli import with_appcontext
 
 from commands.base import Command
-from stores import get_store
+from stores import get_store, retention, spool
 
 
 @click.command(cls=Command)
@@ -16,5 +17,8 @@ def forget(number: str) -> None:
     """Remove the calls of the customer with NUMBER (E.164, such as +31612345678), with all that is kept of them."""
     if not re.fullmatch(r"\+[0-9]{6,15}", number):
         raise click.BadParameter("give the number as the provider does: + and 6 to 15 digits")
-    removed = get_store().forget(number)
+    store = get_store()
+    removed = Counter(retention.forget(store, number))
+    if spool.waiting(store):
+        removed += Counter(retention.forget(store.spool, number))
     click.echo(", ".join(f"{count} {name}" for name, count in removed.items()) + " removed")

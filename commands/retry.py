@@ -1,15 +1,18 @@
 """`flask retry`: do now what is pending."""
 
+import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import click
+from flask import current_app
 from flask.cli import with_appcontext
 
 from commands.base import Command
-from config import clock
-from dispatch import retry_one
+from dispatch import Handler
 from handlers import HANDLERS
-from stores import get_store
+from retries import catch_up
+from stores import get_store, jobs
 
 
 @click.command(cls=Command)
@@ -17,7 +20,15 @@ from stores import get_store
 @with_appcontext
 def retry(failed: bool) -> None:
     """Do now what is pending."""
-    now = clock()
-    get_store().hurry(now, failed=failed)
-    results = Counter(done for handler in HANDLERS for done in iter(lambda h=handler: retry_one(h, now), None))
+    app, store, results = current_app._get_current_object(), get_store(), Counter()
+    due = jobs.retry_now(store, failed=failed)
+    due_by = store.now()
+    with click.progressbar(length=due, label="Retrying", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+
+        def work(handler: Handler) -> Counter[bool]:
+            return Counter(bar.update(1) or done for done in catch_up(app, handler, due_by))
+
+        with ThreadPoolExecutor(len(HANDLERS)) as pool:
+            for counted in pool.map(work, HANDLERS):
+                results += counted
     click.echo(f"{results[True]} done, {results[False]} tried and not done")

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
@@ -13,11 +13,11 @@ from flask.cli import with_appcontext
 from marshmallow import ValidationError
 
 from commands.base import Command, first_secret, new_session, post, webhook_url
-from config import clock
 from handlers import HANDLERS
 from schemas import strict_json
 from schemas.status_update import StatusUpdate, field_errors, isoformat, load
-from stores import Kept, get_store
+from stores import Database, get_store, spool, updates
+from stores.records import StoredUpdate
 
 
 def since(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
@@ -33,9 +33,10 @@ def since(_context: click.Context, _parameter: click.Parameter, value: str) -> f
 @with_appcontext
 def export(since: float) -> None:
     """Print every kept update as a line of JSON, in the order they were kept."""
-    with progress(get_store().updates(since), "Exporting") as updates:
-        for kept in updates:
-            click.echo(json.dumps(exported(kept)))
+    store = get_store()
+    with progress(every_update(store, since), "Exporting") as found:
+        for stored in found:
+            click.echo(json.dumps(exported(stored)))
 
 
 def progress(things: Iterable[Any], label: str) -> AbstractContextManager[Iterable[Any]]:
@@ -44,7 +45,14 @@ def progress(things: Iterable[Any], label: str) -> AbstractContextManager[Iterab
     return click.progressbar(things, label=label, file=sys.stderr, show_pos=True, hidden=hidden)
 
 
-def exported(kept: Kept) -> dict[str, Any]:
+def every_update(db: Database, since: float = 0) -> Iterator[StoredUpdate]:
+    """What is kept at `since` or later, and what waits in the spool."""
+    if spool.waiting(db):
+        yield from updates.since(db.spool, since)
+    yield from updates.since(db, since)
+
+
+def exported(kept: StoredUpdate) -> dict[str, Any]:
     """One line of the export; `flask import` takes it."""
     message = json.loads(kept.message)["message"]
     return {
@@ -53,8 +61,14 @@ def exported(kept: Kept) -> dict[str, Any]:
         "timestamp": message["timestamp"],
         "received_at": isoformat(datetime.fromtimestamp(kept.received_at, UTC)),
         "kept_at": isoformat(datetime.fromtimestamp(kept.kept_at, UTC)),
-        "pending": [row.handler for row in kept.rows if row.due is not None],
-        "failed": [row.handler for row in kept.rows if row.due is None],
+        "pending": [job.handler for job in kept.jobs if job.is_open],
+        "failed": [job.handler for job in kept.jobs if job.state == "failed"],
+        "done_later": [
+            {"handler": job.handler, "done_at": isoformat(datetime.fromtimestamp(job.done_at, UTC))}
+            | {"attempts": job.attempts, "error": job.error}
+            for job in kept.jobs
+            if job.state == "done"
+        ],
         "message": message,
     }
 
@@ -91,7 +105,7 @@ def import_(file: BinaryIO, url: str | None) -> None:
                 click.echo(f"line {number}: {json.dumps(field_errors(error))}", err=True)
     for result, count in results.items():
         click.echo(f"{count} {result}")
-    if not results.keys() <= {"kept", "kept already", "passed over", "answered 200"}:
+    if not results.keys() <= {"kept", "kept already", "spooled", "passed over", "answered 200"}:
         sys.exit(1)
 
 
@@ -101,12 +115,11 @@ def received_at(line: dict[str, Any]) -> datetime:
         moment = datetime.fromisoformat(line.get("received_at") or line["time"])
         return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
     except (KeyError, ValueError, TypeError, OverflowError):
-        return datetime.fromtimestamp(clock(), UTC)
+        return datetime.fromtimestamp(get_store().now(), UTC)
 
 
 def keep(update: StatusUpdate, line: dict[str, Any]) -> str:
     """Keep the update of an exported or logged line. Returns what came of it."""
-    now, everybody = clock(), [handler.__name__ for handler in HANDLERS]
-    pending, failed = line.get("pending", everybody), line.get("failed", [])
-    new = get_store().record(update, pending, now, now=now, leased=False, failed=failed)
-    return "kept" if new else "kept already"
+    pending = line.get("pending", [handler.__name__ for handler in HANDLERS])
+    recorded = spool.record(get_store(), update, pending, None, line.get("failed", []))
+    return {"new": "kept", "repeat": "kept already"}.get(recorded.outcome, recorded.outcome)

@@ -8,13 +8,15 @@ from typing import Any
 from flask import Blueprint, Response, current_app, jsonify, make_response, redirect, render_template, request, url_for
 from werkzeug.datastructures import WWWAuthenticate
 
-from commands.transfer import exported
-from config import WEBHOOK_PATH, clock, dangers, on_and_off, warnings
-from dashboard.content import call_state, first_hour, iso, kept_update, last_24_hours
+import refusals
+from commands.transfer import every_update, exported
+from config import WEBHOOK_PATH, dangers, warnings
+from dashboard.content import call_state, first_hour, handler_state, iso, kept_update, last_24_hours, paused_at
 from dispatch import retry_one
 from handlers import HANDLERS
 from signature import is_local
-from stores import StoreError, get_store
+from stores import Database, StoreError, calls, get_store, jobs, spool, updates
+from stores.records import Backlog
 
 MOST = {"active": 300, "stale": 50, "recent": 50}  # are listed; all are counted
 PENDING_TOO_LONG = 60.0  # seconds
@@ -31,6 +33,7 @@ blueprint = Blueprint(
     "dashboard", __name__, template_folder="templates", static_folder="static", static_url_path="/static"
 )
 blueprint.add_app_template_filter(iso)
+blueprint.add_app_template_filter(paused_at)
 
 
 @blueprint.before_request
@@ -67,9 +70,16 @@ def unreadable(error: StoreError) -> Response:
 @blueprint.get("/healthz")
 def healthz() -> tuple[Response, int]:
     """503 only when an update could not be kept now."""
-    store = get_store()
+    store, failure = get_store(), ""
     try:
-        last_update, backlog, (spooled, reason) = store.check(), store.backlog(), store.spooled()
+        try:
+            last_update, backlog = _check(store)
+        except StoreError as error:
+            if store.spool is None:
+                raise
+            failure = str(error)
+            last_update, backlog = _check(store.spool)
+        spooled = spool.waiting(store)
     except StoreError as error:
         logger.error("an update could not be kept now", extra={"error": str(error)})
         return jsonify(status="error", store=store.name, error=str(error)), 503
@@ -79,12 +89,20 @@ def healthz() -> tuple[Response, int]:
         "store": store.name,
         "pending": sum(each.pending for each in backlog),
         "failed": sum(each.failed for each in backlog),
-        "oldest_pending_s": oldest and round(clock() - oldest, 1),
+        "oldest_pending_s": oldest and round(store.now() - oldest, 1),
         "last_update_at": iso(last_update),
+        "handlers": {each.handler: handler_state(each) for each in backlog},
     }
-    if spooled or reason:
-        health |= {"spooled": spooled, "spooled_because": reason}
+    failure = failure or store.failure()
+    if spooled or failure:
+        health |= {"spooled": spooled, "spooled_because": failure}
     return jsonify(health), 200
+
+
+def _check(db: Database) -> tuple[float | None, list[Backlog]]:
+    """When the latest update came and what is still to be done. Raises StoreError if `db` could not keep an update."""
+    db.check()
+    return updates.latest(db), jobs.backlog(db)
 
 
 @blueprint.get("/")
@@ -101,7 +119,7 @@ def live() -> Response:
 
 
 @blueprint.get("/calls.json")
-def calls() -> Response:
+def calls_json() -> Response:
     found = _overview()
     return jsonify(found | {name: [call_state(each) for each in found[name]] for name in MOST})
 
@@ -109,15 +127,15 @@ def calls() -> Response:
 @blueprint.get("/calls/<path:call_id>")
 def call(call_id: str) -> str | Response:
     """One call's timeline."""
-    state, updates = get_store().call(call_id)
-    if state is None and not updates:
+    store = get_store()
+    state, found = calls.get(store, call_id), updates.of_call(store, call_id)
+    if state is None and not found:
         return _refuse(404, "no call with this id is kept")
     return render_template(
         "call.html",
         id=call_id,
         call=state,
-        updates=[kept_update(each) for each in updates],
-        unset=[name for name in on_and_off(current_app.config)[1] if name.endswith("WEBHOOK_URL")],
+        updates=[kept_update(each) for each in found],
     )
 
 
@@ -130,46 +148,49 @@ def run_again() -> Response:
     handler = next((each for each in HANDLERS if each.__name__ == name), None)
     if handler is None:
         return _refuse(404, "no handler has this name")
-    now = clock()
-    if get_store().hurry(now, failed=True, call_id=call_id, handler=name):
-        retry_one(handler, now, probe=True)
+    store = get_store()
+    if jobs.retry_now(store, failed=True, call_id=call_id, handler=name):
+        retry_one(handler, store.now(), forced=True)
     return redirect(url_for(".call", call_id=call_id) if call_id else url_for(".index"), 303)
 
 
 @blueprint.get("/export")
 def export() -> Response:
     """What `flask export` prints, read from the store while it is sent."""
-    lines = (json.dumps(exported(kept)) + "\n" for kept in get_store().updates())
+    lines = (json.dumps(exported(kept)) + "\n" for kept in every_update(get_store()))
     return Response(
         lines, mimetype="application/jsonl", headers={"Content-Disposition": "attachment; filename=calls.jsonl"}
     )
 
 
 def _overview(search: str = "") -> dict[str, Any]:
-    store, now = get_store(), clock()
+    db = get_store()
+    now = db.now()
     stale = now - current_app.config["STALE_AFTER"]
     return {
-        "counts": {"active": store.count_active(after=stale), "stale": store.count_active(until=stale)},
-        "active": store.active(after=stale, limit=MOST["active"]),
-        "stale": store.active(until=stale, limit=MOST["stale"]),
-        "recent": store.recent(MOST["recent"], search),
-        "last_24_hours": last_24_hours(store.figures(first_hour(now)), now),
+        "counts": {"active": calls.count_active(db, after=stale), "stale": calls.count_active(db, until=stale)},
+        "active": calls.active(db, after=stale, limit=MOST["active"]),
+        "stale": calls.active(db, until=stale, limit=MOST["stale"]),
+        "recent": calls.recent(db, MOST["recent"], search),
+        "last_24_hours": last_24_hours(calls.hourly(db, first_hour(now)), now),
     }
 
 
 def _page() -> dict[str, Any]:
     """The overview, what needs attention, and what a receiver without updates has to say."""
-    store, config, now = get_store(), current_app.config, clock()
+    store, config = get_store(), current_app.config
+    now = store.now()
     search = request.args.get("search", "").strip()
     if search.startswith("+"):
         search = "".join(search.split())
     current_app.extensions["refusals"].flush(now)
-    backlog = store.backlog()
+    backlog = jobs.backlog(store)
     return _overview(search) | {
         "search": search,
         "undone": [each for each in backlog if each.failed or (each.oldest or now) < now - PENDING_TOO_LONG],
-        "refusals": store.refusals(first_hour(now)),
-        "spooled": store.spooled(),
+        "refusals": refusals.since(store, first_hour(now)),
+        "reasons": refusals.REASONS,
+        "spooled": (spool.waiting(store), store.failure()),
         "dangers": dangers(config),
         "warnings": warnings(config),
         "url": request.headers.get("X-Forwarded-Proto", request.scheme) + "://" + request.host + WEBHOOK_PATH,

@@ -5,9 +5,13 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from handlers import HANDLERS
+from flask import current_app
+
+from handlers import HANDLERS, is_on
+from handlers.outbound import service
+from logs import mask
 from schemas.status_update import ENDED_WITH_ERROR, isoformat
-from stores import CallState, Figures, Kept
+from stores.records import Backlog, Call, HourlyCount, StoredUpdate
 
 HOURS = 24
 
@@ -17,23 +21,41 @@ def iso(seconds: float | None) -> str | None:
     return None if seconds is None else isoformat(datetime.fromtimestamp(seconds, UTC))
 
 
-def call_state(call: CallState) -> dict[str, Any]:
+def call_state(call: Call) -> dict[str, Any]:
     """One call in `/calls.json`."""
     plain = ("id", "status", "type", "line", "line_name", "customer", "seconds", "error", "end_reason")
     times = ("started_at", "ended_at", "received_at")
     return {name: getattr(call, name) for name in plain} | {name: iso(getattr(call, name)) for name in times}
 
 
-def kept_update(kept: Kept) -> dict[str, Any]:
-    """One update as received, with each handler's row; a handler without one is done."""
-    rows = {row.handler: row for row in kept.rows}
-    names = dict.fromkeys([*(handler.__name__ for handler in HANDLERS), *rows])
+def kept_update(kept: StoredUpdate) -> dict[str, Any]:
+    """One update as received, with the job of each handler that is on or has one; a handler without one is done."""
+    jobs = {job.handler: job for job in kept.jobs}
+    on = [handler.__name__ for handler in HANDLERS if is_on(handler.__name__, current_app.config)]
+    names = dict.fromkeys([*on, *jobs])
     return {
         "status": kept.status,
         "received_at": kept.received_at,
         "message": json.dumps(json.loads(kept.message)["message"], indent=2, ensure_ascii=False),
-        "handlers": [(name, rows.get(name)) for name in names],
+        "handlers": [(name, jobs.get(name)) for name in names],
     }
+
+
+def handler_state(backlog: Backlog) -> dict[str, Any]:
+    """One handler with work to do in `/healthz`. Whether it is paused is what this process knows."""
+    return {
+        "pending": backlog.pending,
+        "failed": backlog.failed,
+        "oldest_pending_at": iso(backlog.oldest),
+        "next_try_at": iso(backlog.due_at),
+        "paused_since": iso(paused_at(backlog.handler)),
+        "error": backlog.error and mask(backlog.error),  # anybody may ask
+    }
+
+
+def paused_at(handler: str) -> float | None:
+    """Since when this process asks a handler's service only now and then."""
+    return service(handler).breaker.paused_at
 
 
 def first_hour(now: float) -> int:
@@ -41,7 +63,7 @@ def first_hour(now: float) -> int:
     return (int(now // 3600) - HOURS + 1) * 3600
 
 
-def last_24_hours(figures: Iterable[Figures], now: float) -> dict[str, Any]:
+def last_24_hours(figures: Iterable[HourlyCount], now: float) -> dict[str, Any]:
     """Calls, errors and mean duration, in all and by hour, and the errors by message, most frequent first.
 
     The rate is None where there were no calls, the mean where no call's duration is known.

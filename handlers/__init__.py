@@ -5,9 +5,19 @@ when that cannot help; anything else it raises means Retry too. It can be called
 handled, where a process died in between.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from handlers.active_calls import track_call
 from handlers.alerts import alert_on_error
 from handlers.crm import update_crm
 from handlers.event_log import log_event
 
 HANDLERS = (log_event, track_call, alert_on_error, update_crm)
+
+# Without its setting a handler has nothing to do, so it gets no jobs. A handler that is not named here always does.
+NEEDS = {"track_call": "REDIS_URL", "alert_on_error": "SLACK_WEBHOOK_URL", "update_crm": "CRM_WEBHOOK_URL"}
+
+
+def is_on(handler: str, config: Mapping[str, Any]) -> bool:
+    return handler not in NEEDS or bool(config[NEEDS[handler]])

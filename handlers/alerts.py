@@ -11,7 +11,7 @@ from flask import current_app, has_request_context, request
 from config import clock
 from handlers.outbound import NotNow, Retry, post
 from schemas.status_update import ENDED_WITH_ERROR, StatusUpdate
-from stores import get_store
+from stores import calls, get_store, jobs, locks
 
 MAX_ERROR = 3000
 LATE = 3600  # seconds
@@ -19,22 +19,31 @@ SLACK = re.compile(r"(.+\.)?slack(-gov)?\.com")
 
 
 def alert_on_error(update: StatusUpdate) -> None:
+    if not current_app.config["SLACK_WEBHOOK_URL"] or update.call.status != ENDED_WITH_ERROR:
+        return
+    config, store = current_app.config, get_store()
+    group = f"alert: {update.error_group}"
+    # Longer than a post takes: nobody else reports such an error meanwhile.
+    if wait := locks.acquire(store, group, config["OUTBOUND_TIMEOUT"] + 1):
+        raise NotNow("such an error was just reported, or is being", after=wait)
+    covered = jobs.alike(store, "alert_on_error", update)
+    call = calls.get(store, update.call.id)
+    text = alert_text(update, call.seconds if call else None, len(covered), clock(), public_url())
+    try:
+        send(text)
+    except Exception:
+        locks.hold(store, group, 0)
+        raise
+    jobs.finish(store, "alert_on_error", covered)
+    locks.hold(store, group, config["ALERT_INTERVAL"])
+
+
+def send(text: str) -> None:
+    """Post a message to the chat. Raises what `post` does."""
     url = current_app.config["SLACK_WEBHOOK_URL"]
-    if not url or update.call.status != ENDED_WITH_ERROR:
-        return
-    config, store, now = current_app.config, get_store(), clock()
-    claim = config["OUTBOUND_TIMEOUT"] + 1  # longer than a post takes: no other process reports the same meanwhile
-    report = store.claim_report(update, "alert_on_error", now, config["ALERT_INTERVAL"], claim)
-    if report is None:
-        return
-    if report.wait:
-        raise NotNow("such an error was just reported", after=report.wait)
-    call, _ = store.call(update.call.id)
-    text = alert_text(update, call.seconds if call else None, report.more, now, public_url())
     answer = post(url, {"text": text})
     if SLACK.fullmatch(urlsplit(url).hostname) and answer.text != "ok":
         raise Retry(f"answered 200 but {answer.text[:100]}")
-    store.settle_report(update, report, now)
 
 
 def alert_text(update: StatusUpdate, seconds: float | None, more: int, now: float, url: str | None) -> str:

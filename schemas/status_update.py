@@ -61,17 +61,22 @@ class StatusUpdate:
         return self.call.status in FINAL
 
     @property
-    def alike(self) -> str | None:
+    def error_group(self) -> str | None:
         """The same for errors that differ in digits only; None where the call did not end with one."""
         return re.sub(r"[0-9]+", "#", self.error or "")[:256] if self.call.status == ENDED_WITH_ERROR else None
 
 
+def storable(text: str) -> str:
+    """`text` as every database takes it: lone surrogates become question marks, and NULs go."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "")
+
+
 class _Text(fields.String):
-    """A string; lone surrogates, which cannot be encoded, become question marks."""
+    """A string that every database takes."""
 
     def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str | None:
         if isinstance(value, str):  # nothing is left to check
-            return value.encode("utf-8", "replace").decode()
+            return storable(value)
         return super().deserialize(value, *args, **kwargs)
 
 

@@ -1,9 +1,11 @@
-"""What a store keeps and tells. Times are Unix seconds."""
+"""What a store keeps and reports. Times are Unix seconds."""
 
-import threading
+import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
 
-from schemas.status_update import StatusUpdate
+from schemas.status_update import StatusUpdate, load
 
 
 class StoreError(Exception):
@@ -11,36 +13,61 @@ class StoreError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What one handler has still to do on one update.
+class Job:
+    """One handler's work on one update.
 
-    `due`: when it is next tried, None once it has failed. `attempts`: how often it was, `first_tried`: when first.
+    `due_at`: when a pending one is next tried, when a leased one's lease ends; None once it is done or failed.
+    `attempts`: how often it was tried, `first_tried_at`: when first, `error`: why the last failed attempt did,
+    `done_at`: when it was done, unless that was at once, or failed for good.
     """
 
     handler: str
-    due: float | None
+    state: Literal["pending", "leased", "done", "failed"]
+    due_at: float | None
     attempts: int = 0
-    first_tried: float | None = None
+    first_tried_at: float | None = None
     error: str | None = None
+    done_at: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is still to be done by itself: pending or leased."""
+        return self.due_at is not None
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """One kept update. `message`: JSON that `schemas.status_update.load` takes; `kept_at`: when this store got it."""
+class StoredUpdate:
+    """One kept update. `message`: JSON that `load` reads; `kept_at`: when this store got it.
 
+    A handler without a job was done at its first attempt."""
+
+    id: int
     call_id: str
     status: str
     received_at: float
     kept_at: float
     message: str
-    rows: tuple[Row, ...] = ()
+    jobs: tuple[Job, ...] = ()
+
+    def load(self) -> StatusUpdate:
+        """The update as its handlers first got it."""
+        return load(json.loads(self.message), datetime.fromtimestamp(self.received_at, UTC))
 
 
 @dataclass(frozen=True, slots=True)
-class CallState:
+class Recorded:
+    """What came of recording an update; `update_id` is set where it is new."""
+
+    outcome: Literal["new", "repeat", "spooled"]
+    update_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
     """What is known of one call. `started_at` and `ended_at` are the provider's times; those `received` are ours.
 
-    `asked_at`: when the provider was last asked after it; `unknown`: the provider knew no such call.
+    `seconds`: how long it lasted; None while it is not over, or where its times contradict each other.
+    `checked_at`: when the provider was last asked about it; `unknown`: the provider knew no such call.
     """
 
     id: str
@@ -56,19 +83,13 @@ class CallState:
     end_received_at: float | None
     error: str | None
     end_reason: str | None
-    asked_at: float | None = None
+    seconds: float | None = None
+    checked_at: float | None = None
     unknown: bool = False
-
-    @property
-    def seconds(self) -> float | None:
-        """How long the call lasted; None while it is not over, or where its times contradict each other."""
-        if self.started_at is None or self.ended_at is None or self.ended_at < self.started_at:
-            return None
-        return self.ended_at - self.started_at
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class HourlyCount:
     """The calls first heard of in the hour from `hour` that have one status and error; `timed` of them lasted `seconds`
     together. `latest` is when the latest of their updates was received."""
 
@@ -82,36 +103,26 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What to tell of an error: that `more` updates have one alike; `upto` marks which updates that covers. Where
-    `wait` is not 0, nothing is to be told for so many seconds."""
-
-    wait: float
-    more: int = 0
-    upto: int | str = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Backlog:
-    """How many rows a handler has pending and failed; `oldest` is when the oldest pending one's update was received."""
+    """How many jobs a handler has pending and failed, and why the latest of them was not done.
+
+    `oldest`: when the update of the oldest pending one was received, `due_at`: when the next one is tried, `failed_at`:
+    when the last one failed for good.
+    """
 
     handler: str
     pending: int
     failed: int
     oldest: float | None
     error: str | None
+    failed_at: float | None = None
+    due_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """How many updates were refused for one reason, of a small fixed set, and when the latest was."""
+    """How many requests were refused for one reason, of a small fixed set, and when the latest was."""
 
     reason: str
     times: int
     latest: float
-
-
-class Tracked(threading.local):
-    """What this thread has tracked last by recording it."""
-
-    last: StatusUpdate | None = None

@@ -1,107 +1,75 @@
-"""What keeps updates while the Redis server cannot be reached: an SQLite file as a waiting room."""
+"""The spool: an SQLite file where updates wait while PostgreSQL cannot be reached."""
 
-import json
 import logging
 import os
-import sqlite3
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 
-from schemas.status_update import StatusUpdate, load
-from stores import Backlog, Kept, Store, StoreError
-from stores.sqlite import SQLiteStore
+from schemas.status_update import StatusUpdate
+from stores import Database, StoreError, locks, updates
+from stores.records import Recorded, StoredUpdate
+
+BATCH = 200  # updates that are moved at a time
+WRITERS = 4
+BATCH_TIME = 5.0  # seconds, for which no other process moves them
 
 logger = logging.getLogger(__name__)
 
 
-class Spool(SQLiteStore):
-    """The waiting room. Its calls are tracked where it is drained to."""
-
-    def _track(self, db: sqlite3.Connection, update: StatusUpdate) -> None:
-        pass
-
-    def discard(self, update: StatusUpdate) -> None:
-        """Remove one update and its rows."""
-        key = (update.call.id, update.call.status)
-        with self.write(durable=True) as db:
-            db.execute("DELETE FROM updates WHERE call_id = ? AND status = ?", key)
-            db.execute("DELETE FROM rows WHERE call_id = ? AND status = ?", key)
-
-    def count(self) -> int:
-        """How many updates wait. Makes no file where there is none."""
-        if not os.path.exists(self.path):
-            return 0
-        with self.read() as db:
-            return db.execute("SELECT count(*) FROM updates").fetchone()[0]
-
-
-class SpooledStore:
-    """`store`, but that its updates are recorded in `spool` while it cannot take them. `drain` moves them over."""
-
-    def __init__(self, store: Store, spool: Spool):
-        self._store, self._spool = store, spool
-        self._unreachable = ""  # why, as far as this process knows; only `drain` tries meanwhile
-        self._waiting = True  # a process before this one may have left some
-
-    def __getattr__(self, verb: str) -> Any:
-        return getattr(self._store, verb)
-
-    def record(
-        self, update: StatusUpdate, pending: Iterable[str], due: float, *, now: float, **rows: Any
-    ) -> bool | None:
-        if not self._unreachable:
-            try:
-                return self._store.record(update, pending, due, now=now, **rows)
-            except StoreError as error:
-                self._unreachable = str(error)
-                logger.error("updates are spooled", extra={"error": str(error)})
-        self._spool.record(update, pending, now, now=now, leased=False, failed=rows.get("failed", ()))
-        self._waiting = True
-        return None
-
-    def drain(self, now: float) -> None:
-        """Move what is spooled into the store, all its work due. Raises StoreError while that cannot be reached."""
-        if self._unreachable:
-            try:
-                self._store.check()
-            except StoreError as error:
-                self._unreachable = str(error)  # not always what it was at first
-                raise
-            self._unreachable = ""
-        if not (self._waiting and self._spool.count()):
-            return
-        self._waiting = False
-        try:
-            for kept in self._spool.updates():
-                update = load(json.loads(kept.message), datetime.fromtimestamp(kept.received_at, UTC))
-                self._store.record(update, [row.handler for row in kept.rows], now, now=now, leased=False)
-                self._spool.discard(update)
-        except StoreError:
-            self._waiting = True
+def record(
+    db: Database, update: StatusUpdate, handlers: Iterable[str], lease: float | None = None, failed: Iterable[str] = ()
+) -> Recorded:
+    """Keep `update` as `updates.record` does or, where `db` cannot and has a spool, there."""
+    try:
+        update_id = updates.record(db, update, handlers, lease, failed)
+    except StoreError:
+        if db.spool is None:
             raise
+        updates.record(db.spool, update, handlers, None, failed)
+        return Recorded("spooled")
+    return Recorded("repeat" if update_id is None else "new", update_id)
 
-    def spooled(self) -> tuple[int, str]:
-        """How many updates wait, and why."""
-        return self._spool.count(), self._unreachable
 
-    def updates(self, since: float = 0) -> Iterator[Kept]:
-        if self._spool.count():
-            yield from self._spool.updates(since)
-        yield from self._store.updates(since)
+def drain(db: Database) -> None:
+    """Move what waits in the spool into `db`, its work due now. Raises StoreError while that cannot be reached."""
+    if db.failure():
+        db.probe()
+    if not waiting(db) or locks.acquire(db.spool, "drain", BATCH_TIME):
+        return
+    with ThreadPoolExecutor(WRITERS) as pool:  # so that they share the server's waits for its disk
+        stored = updates.since(db.spool)
+        while batch := list(islice(stored, BATCH)):
+            moved = list(pool.map(partial(_move, db), batch))
+            _discard(db.spool, [each for each, was_moved in zip(batch, moved, strict=True) if was_moved])
+    locks.hold(db.spool, "drain", 0)
 
-    def backlog(self) -> list[Backlog]:
-        try:
-            return self._store.backlog()
-        except StoreError:
-            return self._spool.backlog()
 
-    def check(self) -> float | None:
-        try:
-            return self._store.check()
-        except StoreError:
-            return self._spool.check()
+def _move(db: Database, stored: StoredUpdate) -> bool:
+    """Keep a spooled update in `db`; whether that took it. Raises StoreError where it takes none."""
+    pending = [job.handler for job in stored.jobs if job.is_open]
+    failed = [job.handler for job in stored.jobs if job.state == "failed"]
+    try:
+        updates.record(db, stored.load(), pending, None, failed)
+    except StoreError as error:
+        if db.failure():
+            raise
+        logger.error("stays spooled", extra={"call_id": stored.call_id, "error": str(error)})
+        return False
+    return True
 
-    def close(self) -> None:
-        self._store.close()
-        self._spool.close()
+
+def _discard(db: Database, moved: list[StoredUpdate]) -> None:
+    """Remove updates that are kept elsewhere by now, with all that is known of their calls."""
+    if not moved:
+        return
+    ids = ", ".join(str(stored.id) for stored in moved)
+    with db.transaction() as execute:
+        execute(f"DELETE FROM updates WHERE id IN ({ids})")
+        execute("DELETE FROM calls WHERE NOT EXISTS (SELECT 1 FROM updates WHERE call_id = calls.id)")
+
+
+def waiting(db: Database) -> int:
+    """How many updates wait in the spool. Makes no file where there is none."""
+    return updates.count(db.spool) if db.spool and os.path.exists(db.spool.path) else 0

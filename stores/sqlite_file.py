@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from stores import StoreError
+from stores.schema import VERSION, install
 
 LOCK_TIMEOUT = 2.0  # seconds to wait for other threads, processes and programs
 POLL = 0.0005  # seconds between tries: SQLite's own sleeps grow far longer than a write takes
+IDENTITY = "INTEGER PRIMARY KEY AUTOINCREMENT"  # else the id of one that was removed last is used again
 LOG_PAGES = 4000  # 16 MB, after which they are moved into the file: more at a time is less work
-SCHEMA = Path(__file__).with_name("sqlite.sql").read_text()
 
 _sync_data = getattr(os, "fdatasync", os.fsync)
 
@@ -29,15 +30,29 @@ class _Writer:
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            self._set_up(path)
+        except BaseException:
+            self.db.close()  # else the file stays locked for as long as somebody has the error
+            raise
+
+    def _set_up(self, path: Path) -> None:
         if self.db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise OSError("write-ahead logging is refused: keep the file on a local disk")
-        self.db.executescript(SCHEMA)  # with synchronous = FULL, which also brings the log's own name to the disk
+        self._install()  # with synchronous = FULL, which also brings the log's own name to the disk
         self.db.execute("PRAGMA synchronous = NORMAL")
+        self.db.execute("PRAGMA foreign_keys = ON")
         self.db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         self._files = (path, f"{path}-wal")
         self._log = open(self._files[1], "rb")
         self._identities = self._find_identities()
         self._syncing, self.commits, self._synced = threading.Lock(), 0, 0
+
+    def _install(self) -> None:
+        self.db.execute("BEGIN IMMEDIATE")
+        install(self.db.execute, self.db.execute("PRAGMA user_version").fetchone()[0], IDENTITY)
+        self.db.execute(f"PRAGMA user_version = {VERSION}")  # a write: whatever hinders writing is found out now
+        self.db.execute("COMMIT")
 
     def close(self) -> None:
         with self._syncing:
@@ -69,7 +84,6 @@ class SQLiteFile:
 
     def __init__(self, path: str):
         self.path = Path(path)
-        self.durability = f"{path}: what is acknowledged survives a loss of power, as long as the disk is kept"
         self._lock = threading.Lock()
         self._writer: _Writer | None = None
 
@@ -91,6 +105,9 @@ class SQLiteFile:
         try:
             uri = f"{self.path.absolute().as_uri()}?mode=ro"
             with closing(sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT)) as db:
+                if db.execute("PRAGMA user_version").fetchone() != (VERSION,):
+                    with self.write():
+                        pass
                 yield db
         except sqlite3.Error as error:
             raise StoreError(f"{self.path}: {error}") from error
@@ -114,7 +131,7 @@ class SQLiteFile:
             commits = writer.commits
         except BaseException as error:
             self._close()
-            if isinstance(error, sqlite3.Error | OSError):
+            if isinstance(error, sqlite3.Error | OSError | StoreError):
                 raise StoreError(f"{self.path}: {error}") from error
             raise
         finally:

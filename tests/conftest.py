@@ -96,16 +96,16 @@ def valkey(valkey_server):
     client.close()
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def store_settings(request, tmp_path):
-    """The settings that choose an engine."""
-    redis_url = request.getfixturevalue("valkey").url if request.param == "redis" else None
-    return config.load({}) | {"SQLITE_PATH": str(tmp_path / "calls.db"), "REDIS_URL": redis_url}
+    """The settings that choose a database, which is empty."""
+    url = request.getfixturevalue("postgres").url if request.param == "postgresql" else None
+    return config.load({}) | {"SQLITE_PATH": str(tmp_path / "calls.db"), "DATABASE_URL": url}
 
 
 @pytest.fixture
-def store(store_settings):
-    store = stores.create(store_settings)
+def store(store_settings, clock):
+    store = stores.create(store_settings | {"CLOCK": clock})
     yield store
     store.close()
 

@@ -10,9 +10,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import refusals
 from schemas.status_update import isoformat
-from stores import Refused, Row
-from stores.sqlite import SQLiteStore
+from stores import jobs
+from stores import updates as kept
+from stores.records import Job, Refused
+from stores.sqlite import SQLite
 from tests.conftest import Receiver, update
 
 PASSWORD = "a password"
@@ -30,13 +33,14 @@ def fill(path, active, now):
     ]
     updates = [each for start in starts for each in made_up(chance, start, chance.lognormvariate(4.6, 0.6))]
     updates += [each for _ in range(active) for each in made_up(chance, now - chance.uniform(4, 600), None)]
-    with closing(SQLiteStore(str(path))) as store:
-        for each in updates:
-            store.track(each)
+    with closing(SQLite(str(path), clock=lambda: now)) as store:
+        for each in updates[:-1]:
+            kept.record(store, each, ())
+        last = kept.record(store, updates[-1], ["update_crm"] if active else (), now)
         if active:
-            store.record(updates[-1], ["update_crm"], now, now=now)
-            store.settle(updates[-1], now, [], [Row("update_crm", None, 1, now, "answered 404: no such contact")])
-            store.count_refusals([Refused("wrong signature", 12, now - 1500)])
+            error = "answered 404: no such contact"
+            jobs.settle(store, last, now, [Job("update_crm", "failed", None, 1, now, error, now)])
+            refusals.keep(store, [Refused("wrong signature", 12, now - 1500)])
 
 
 def made_up(chance, start, seconds):

@@ -5,15 +5,22 @@ import requests
 
 from commands.base import webhook_url
 from commands.simulate import made_up_calls
-from stores import Row, get_store
+from stores import get_store, jobs, updates
+from stores.records import Job
 from tests.conftest import NOW, SECRET, update
 
 
-def record(app, call_id="call-1", failures=(), now=NOW):
+def record(app, call_id="call-1", job=None):
     with app.app_context():
-        one = update(call_id=call_id)
-        get_store().record(one, ["update_crm"], NOW + 60, now=now)
-        get_store().settle(one, NOW + 60, [] if failures else ["update_crm"], failures)
+        update_id = updates.record(get_store(), update(call_id=call_id), ["update_crm"], NOW + 60)
+        jobs.settle(get_store(), update_id, NOW + 60, [job or Job("update_crm", "done", None, 1)])
+
+
+def pending(due_at=NOW + 30):
+    return Job("update_crm", "pending", due_at, 1, NOW, "answered 500")
+
+
+FAILED = Job("update_crm", "failed", None, 1, NOW, "answered 404", NOW)
 
 
 def test_check_tells_what_is_on_and_how_durable_the_store_is(app, runner):
@@ -32,10 +39,11 @@ def test_check_fails_where_the_store_does(runner, tmp_path):
     assert "calls.db" in result.output
 
 
-def test_export_prints_a_line_for_every_kept_update(app, runner):
-    record(app, "a")
-    record(app, "b", [Row("update_crm", NOW + 30, 1, NOW, "answered 500")])
-    record(app, "c", [Row("update_crm", None, 1, NOW, "answered 404")], now=NOW + 0.5)
+def test_export_prints_a_line_for_every_kept_update(app, runner, clock):
+    record(app, "a", Job("update_crm", "done", None, 3, NOW, "answered 502", NOW + 90))
+    record(app, "b", pending())
+    clock.now += 0.5
+    record(app, "c", FAILED)
     lines = [json.loads(line) for line in runner.invoke(args=["export"]).stdout.splitlines()]
     assert [(line["call_id"], line["pending"], line["failed"]) for line in lines] == [
         ("a", [], []),
@@ -50,15 +58,20 @@ def test_export_prints_a_line_for_every_kept_update(app, runner):
         "kept_at": "2027-01-15T08:30:00.500Z",
         "pending": [],
         "failed": ["update_crm"],
+        "done_later": [],
         "message": None,
     }
+    assert lines[0]["done_later"] == [
+        {"handler": "update_crm", "done_at": "2027-01-15T08:31:30.000Z", "attempts": 3, "error": "answered 502"}
+    ]
     assert lines[0]["message"]["call"]["id"] == "a"
 
 
 @pytest.mark.parametrize("since", ["2027-01-15T08:30:00.500", "2027-01-15T09:30:00.500+01:00"])
-def test_export_can_start_at_a_time(app, runner, since):
+def test_export_can_start_at_a_time(app, runner, since, clock):
     record(app, "a")
-    record(app, "b", now=NOW + 0.5)
+    clock.now += 0.5
+    record(app, "b")
     lines = runner.invoke(args=["export", "--since", since]).stdout.splitlines()
     assert [json.loads(line)["call_id"] for line in lines] == ["b"]
 
@@ -71,8 +84,8 @@ def test_export_refuses_what_is_no_time(runner):
 
 def test_retry_does_what_is_pending_now(app, runner, service):
     app.config["CRM_WEBHOOK_URL"] = service.url
-    record(app, "a", [Row("update_crm", NOW + 3600, 1, NOW, "answered 500")])
-    record(app, "b", [Row("update_crm", None, 1, NOW, "answered 404")])
+    record(app, "a", pending(NOW + 3600))
+    record(app, "b", FAILED)
     assert runner.invoke(args=["retry"]).stdout == "1 done, 0 tried and not done\n"
     assert runner.invoke(args=["retry"]).stdout == "0 done, 0 tried and not done\n"
     assert runner.invoke(args=["retry", "--failed"]).stdout == "1 done, 0 tried and not done\n"
@@ -82,7 +95,7 @@ def test_retry_does_what_is_pending_now(app, runner, service):
 def test_retry_tries_once_what_still_fails(app, runner, service):
     app.config["CRM_WEBHOOK_URL"] = service.url
     service.default = (500, {}, b"")
-    record(app, "a", [Row("update_crm", NOW + 3600, 1, NOW, "answered 500")])
+    record(app, "a", pending(NOW + 3600))
     assert runner.invoke(args=["retry"]).stdout == "0 done, 1 tried and not done\n"
     assert len(service.requests) == 1
 

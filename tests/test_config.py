@@ -3,6 +3,7 @@
 import pytest
 
 import config
+import stores
 from config import load, on_and_off, warnings
 
 
@@ -13,6 +14,7 @@ def test_without_any_setting_everything_has_its_default():
         "ALLOW_UNSIGNED": False,
         "WEBHOOK_TOLERANCE": 300,
         "SQLITE_PATH": "instance/calls.db",
+        "DATABASE_URL": None,
         "REDIS_URL": None,
         "REDIS_TLS_VERIFY": True,
         "CRM_WEBHOOK_URL": None,
@@ -36,15 +38,52 @@ def test_secrets_are_separated_by_commas_and_stay_texts():
     assert load({"WEBHOOK_SECRET": "12345, b,,"})["WEBHOOK_SECRET"] == ("12345", "b")
 
 
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
+@pytest.mark.parametrize("rest", ["u:p%23@db.example.com:5432/calls", "/calls?host=/run/pg", "u:a#b@a:1,b:2/calls"])
+def test_a_database_url_is_taken_as_it_is(scheme, rest):
+    url = f"{scheme}://{rest}"
+    loaded = load({"DATABASE_URL": url})
+    assert loaded["DATABASE_URL"] == url
+    assert "#" not in stores.create(loaded).server
+
+
+@pytest.mark.parametrize("url", ["sqlite:///calls.db", "instance/calls.db", "/data/calls.db", "mysql://db/calls"])
+def test_where_a_file_is_meant_it_names_the_setting_for_files(url):
+    with pytest.raises(SystemExit, match="DATABASE_URL must start with postgres:.*SQLITE_PATH"):
+        load({"DATABASE_URL": url})
+
+
 @pytest.mark.parametrize("url", ["redis://:pass%23@redis:6379/1", "rediss://u:p@redis", "unix:///run/redis.sock?db=1"])
 def test_a_redis_url_is_taken_as_it_is(url):
     assert load({"REDIS_URL": url})["REDIS_URL"] == url
 
 
-def test_a_refused_redis_url_is_not_shown():
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("REDIS_URL", "redis://:hush#pass@redis:6379"),
+        ("DATABASE_URL", "postgresql://u:hush@db/calls?no_such_option=1"),
+        ("DATABASE_URL", "mysql://u:hush@db/calls"),
+    ],
+)
+def test_a_refused_url_is_not_shown(name, url):
     with pytest.raises(SystemExit) as caught:
-        load({"REDIS_URL": "redis://:hush#pass@redis:6379"})
+        load({name: url})
     assert "hush" not in str(caught.value)
+
+
+EPHEMERAL = {"WEBHOOK_SECRET": "x", "DASHBOARD_PASSWORD": "x", "DYNO": "web.1"}
+
+
+@pytest.mark.parametrize("environ", [EPHEMERAL, {"RENDER": "true"}, {"FLY_APP_NAME": "x"}])
+def test_redis_alone_on_a_disk_that_is_lost_ends_the_start_in_one_line(environ):
+    redis = {"REDIS_URL": "redis://redis:6379"}
+    with pytest.raises(SystemExit) as caught:
+        load(environ | redis)
+    assert "set DATABASE_URL" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert load(environ | redis | {"DATABASE_URL": "postgres://db/calls"})["REDIS_URL"] == redis["REDIS_URL"]
+    assert load(redis)["REDIS_URL"] == redis["REDIS_URL"]
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("1", True), ("Yes", True), ("off", False), ("0", False)])
@@ -62,6 +101,11 @@ def test_a_flag_is_true_or_false(text, value):
         ("WEBHOOK_TOLERANCE", "\uff15"),
         ("RETENTION_DAYS", "1"),
         ("RETENTION_DAYS", "9999999999"),
+        ("DATABASE_URL", "postgres://db:port/calls"),
+        ("DATABASE_URL", "postgres://db:0/calls"),
+        ("DATABASE_URL", "postgres://a:5432,b:99999/calls"),
+        ("DATABASE_URL", "postgres://db/calls?no_such_option=1"),
+        ("DATABASE_URL", "postgres://u:two words@db/calls"),
         ("REDIS_URL", "redis.example.com:6379"),
         ("REDIS_URL", "https://redis.example.com"),
         ("REDIS_URL", "redis://redis.example.com/0?no_such_option=1"),
@@ -94,9 +138,9 @@ def test_what_is_on_and_off_is_told_without_any_value():
     [
         ({}, ["set WEBHOOK_SECRET", "set DASHBOARD_PASSWORD"]),
         ({"ALLOW_UNSIGNED": "true", "DASHBOARD_PASSWORD": "x"}, ["Anyone can post"]),
-        ({"WEBHOOK_SECRET": "x", "DASHBOARD_PASSWORD": "x", "DYNO": "web.1"}, ["does not survive a restart"]),
+        (EPHEMERAL, ["does not survive a restart"]),
         ({"WEBHOOK_SECRET": "x", "DASHBOARD_PASSWORD": "x", "FLY_APP_NAME": "x", "SQLITE_PATH": "/data/calls.db"}, []),
-        ({"WEBHOOK_SECRET": "x", "DASHBOARD_PASSWORD": "x", "DYNO": "web.1", "REDIS_URL": "redis://redis:6379"}, []),
+        (EPHEMERAL | {"DATABASE_URL": "postgres://db/calls"}, []),
     ],
 )
 def test_it_warns_of_what_a_deployment_should_not_stay_without(environ, words):

@@ -5,8 +5,10 @@ from html.parser import HTMLParser
 import pytest
 
 import dashboard
+import refusals
 from dashboard.content import last_24_hours
-from stores import Figures, Refused, Row, get_store
+from stores import get_store, jobs, updates
+from stores.records import HourlyCount, Job, Refused
 from tests.conftest import NOW, SECRET, URL, message, signed, update
 
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
@@ -14,11 +16,21 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 ELSEWHERE = {"REMOTE_ADDR": "192.0.2.1"}
 
 
-def record(app, call_id="call-1", settled=(), failures=(), received_at=NOW - 90):
+def record(app, call_id="call-1", crm=None, received_at=NOW - 90):
+    """Keep an update whose event is logged and whose job for the CRM is as given, or leased."""
     with app.app_context():
         one = update(call_id=call_id, received_at=received_at)
-        get_store().record(one, ["log_event", "update_crm"], NOW + 60, now=NOW)
-        get_store().settle(one, NOW + 60, settled, failures)
+        update_id = updates.record(get_store(), one, ["log_event", "update_crm"], NOW + 60)
+        settled = [Job("log_event", "done", None, 1), *([crm] if crm else [])]
+        jobs.settle(get_store(), update_id, NOW + 60, settled)
+
+
+def pending(due_at=NOW + 30, error="answered 500"):
+    return Job("update_crm", "pending", due_at, 1, NOW, error)
+
+
+def failed(attempts=1, error="answered 404"):
+    return Job("update_crm", "failed", None, attempts, NOW, error, NOW)
 
 
 def test_a_new_receiver_is_healthy(client):
@@ -29,12 +41,13 @@ def test_a_new_receiver_is_healthy(client):
         "failed": 0,
         "oldest_pending_s": None,
         "last_update_at": None,
+        "handlers": {},
     }
 
 
 def test_health_counts_what_is_pending_and_failed(app, client):
-    record(app, "a", ["log_event"], [Row("update_crm", NOW + 30, 1, NOW, "answered 500")])
-    record(app, "b", ["log_event"], [Row("update_crm", None, 1, NOW, "answered 404")], received_at=NOW - 100)
+    record(app, "a", pending())
+    record(app, "b", failed(), received_at=NOW - 100)
     health = client.get("/healthz", environ_base={"REMOTE_ADDR": "192.0.2.1"})
     assert health.status_code == 200
     assert health.json["pending"] == health.json["failed"] == 1
@@ -193,7 +206,7 @@ def test_what_senders_write_is_text(app, client):
     client.post(URL, json=message(call_id=call_id, **fields))
     client.post(URL, json=message("ended-with-error", call_id, error=BREAKING, end_reason=HOSTILE, **fields))
     client.post(URL, json=message(call_id="on", **fields))
-    record(app, "failing", [], [Row("update_crm", None, 1, NOW, HOSTILE)])
+    record(app, "failing", failed(error=HOSTILE))
     [link] = [a["href"] for a in page(client).all("a") if a.get("id") == f"recent-{call_id}"]
     for path in ("/", "/live", "/calls/failing", link):
         shown = page(client, path)
@@ -204,7 +217,7 @@ def test_what_senders_write_is_text(app, client):
 
 
 def test_pages_have_no_inline_script_or_style_and_nothing_from_elsewhere(app, client):
-    record(app, "call-1", [], [Row("update_crm", None, 1, NOW, "answered 404")])
+    record(app, "call-1", failed())
     client.post(URL, json=message("ended-with-error", error="SIP 486"))
     for path in ("/", "/calls/call-1"):
         for tag, attributes in page(client, path).tags:
@@ -265,9 +278,9 @@ def test_a_call_is_found_by_number_or_id(client, search):
 
 
 def test_a_timeline_tells_what_each_handler_has_done(app, client):
-    record(app, "call-1", ["log_event"], [Row("update_crm", None, 9, NOW, "answered 404")])
+    record(app, "call-1", failed(9))
     with app.app_context():
-        get_store().record(update("ended"), ["update_crm", "gone"], NOW, now=NOW, leased=False)
+        updates.record(get_store(), update("ended"), ["update_crm", "gone"])
     text = page(client, "/calls/call-1").text
     assert "in progress received" in text
     assert "log_event done" in text
@@ -275,7 +288,17 @@ def test_a_timeline_tells_what_each_handler_has_done(app, client):
     assert "update_crm pending 0 2027-01-15T08:30:00.000Z Run again" in text
     assert "gone pending" in text
     assert '"number": "+31612345678"' in text
-    assert "Unset now: CRM_WEBHOOK_URL, SLACK_WEBHOOK_URL" in text
+    assert "alert_on_error" not in text  # its setting is unset
+
+
+def test_what_was_done_after_a_retry_says_when_and_is_not_pending(app, client):
+    record(app, "call-1", Job("update_crm", "done", None, 3, NOW, "answered 502", NOW + 90))
+    text = page(client, "/calls/call-1").text
+    assert "update_crm done 2027-01-15T08:31:30.000Z 3 answered 502" in text
+    assert "pending" not in text and "Run again" not in text.split("update_crm", 1)[1]
+    assert "Needs attention" not in page(client).text
+    health = client.get("/healthz").json
+    assert (health["pending"], health["failed"], health["oldest_pending_s"]) == (0, 0, None)
 
 
 def test_a_call_that_is_not_kept_is_404(client):
@@ -291,7 +314,7 @@ class TestRunAgain:
 
     @pytest.fixture(autouse=True)
     def failed(self, app):
-        record(app, "a", ["log_event"], [Row("update_crm", None, 9, NOW, "answered 404")])
+        record(app, "a", failed(9))
 
     @pytest.mark.parametrize("headers", [SAME_ORIGIN, {"Origin": "http://localhost"}, {"Origin": "https://localhost"}])
     @pytest.mark.parametrize(("form", "location"), [({"call_id": "a"}, "/calls/a"), ({}, "/")])
@@ -330,7 +353,7 @@ class TestRunAgain:
 
 def test_the_download_is_the_export_and_is_streamed(app, client, runner):
     for call_id in ("a", "b"):
-        record(app, call_id, ["log_event"])
+        record(app, call_id)
     answer = client.get("/export")
     assert answer.is_streamed
     assert "attachment" in answer.headers["Content-Disposition"]
@@ -370,7 +393,7 @@ class TestAttention:
         assert self.attention(client) == ""
 
     def test_work_pending_for_a_minute_is_told_with_its_last_error(self, app, client, clock):
-        record(app, "a", ["log_event"], [Row("update_crm", NOW + 9, 1, NOW, "answered 500")], received_at=NOW - 60)
+        record(app, "a", pending(NOW + 9), received_at=NOW - 60)
         assert self.attention(client) == ""
         clock.now += 1
         assert (
@@ -379,15 +402,15 @@ class TestAttention:
         )
 
     def test_failed_work_is_told(self, app, client):
-        record(app, "a", ["log_event"], [Row("update_crm", None, 1, NOW, "answered 404")])
-        record(app, "b", ["log_event"], [Row("update_crm", NOW + 9, 1, NOW, None)])
+        record(app, "a", failed())
+        record(app, "b", pending(NOW + 9, None))
         text = self.attention(client)
         assert "update_crm: 1 update failed, 1 update pending since" in text
         assert "Last error: answered 404. Put right what is wrong" in text
 
     def test_refusals_of_the_last_24_hours_are_told(self, app, client):
         with app.app_context():
-            get_store().count_refusals([Refused("stale", 1, NOW - 24 * 3600), Refused("wrong signature", 12, NOW - 60)])
+            refusals.keep(get_store(), [Refused("stale", 1, NOW - 24 * 3600), Refused("wrong signature", 12, NOW - 60)])
         text = self.attention(client)
         assert "401 wrong signature, 12 times, last 2027-01-15T08:29:00.000Z. WEBHOOK_SECRET must be" in text
         assert "stale" not in text
@@ -401,7 +424,7 @@ class TestAttention:
 
     def test_unsigned_updates_and_a_throw_away_disk_are_told(self, app, client):
         record(app)
-        app.config.update(ALLOW_UNSIGNED=True, WEBHOOK_SECRET=(), THROW_AWAY_DISK=True)
+        app.config.update(ALLOW_UNSIGNED=True, WEBHOOK_SECRET=(), EPHEMERAL_DISK=True)
         assert "Anyone can post updates" in self.attention(client)
         assert "disk does not survive a restart" in self.attention(client)
 
@@ -422,12 +445,12 @@ def test_figures_are_added_up():
     hour = int(NOW // 3600) * 3600
     day = last_24_hours(
         [
-            Figures(hour - 24 * 3600, "ended", "", 100, 100, 1.0, hour),
-            Figures(hour - 3600, "ended", "", 3, 2, 100.0, hour),
-            Figures(hour, "in-progress", "", 2, 0, 0.0, hour + 9),
-            Figures(hour, "ended-with-error", "SIP 486", 1, 1, 20.0, hour + 5),
-            Figures(hour - 3600, "ended-with-error", "SIP 486", 1, 0, 0.0, hour),
-            Figures(hour, "ended-with-error", "", 1, 0, 0.0, hour + 7),
+            HourlyCount(hour - 24 * 3600, "ended", "", 100, 100, 1.0, hour),
+            HourlyCount(hour - 3600, "ended", "", 3, 2, 100.0, hour),
+            HourlyCount(hour, "in-progress", "", 2, 0, 0.0, hour + 9),
+            HourlyCount(hour, "ended-with-error", "SIP 486", 1, 1, 20.0, hour + 5),
+            HourlyCount(hour - 3600, "ended-with-error", "SIP 486", 1, 0, 0.0, hour),
+            HourlyCount(hour, "ended-with-error", "", 1, 0, 0.0, hour + 7),
         ],
         NOW,
     )

@@ -6,7 +6,7 @@ import pytest
 
 import dispatch
 from handlers.outbound import GiveUp, NotNow, Retry
-from stores import StoreError, get_store
+from stores import StoreError, get_store, jobs, updates
 from tests.conftest import NOW, update
 
 
@@ -33,14 +33,15 @@ def handlers(app, monkeypatch):
         yield handlers
 
 
-def rows():
-    return {row.handler: row for kept in get_store().call("call-1")[1] for row in kept.rows}
+def kept():
+    """The jobs of the call's updates, by handler."""
+    return {job.handler: job for stored in updates.of_call(get_store(), "call-1") for job in stored.jobs}
 
 
 def test_every_handler_is_called_in_order_and_nothing_stays_pending(handlers):
     dispatch.dispatch(update())
     assert handlers.called == ["first", "second"]
-    assert rows() == {}
+    assert kept() == {}
 
 
 @pytest.mark.parametrize("error", [Retry("later"), GiveUp("never"), ValueError("bug"), KeyError()])
@@ -48,13 +49,13 @@ def test_a_handler_that_raises_stops_no_other(handlers, error):
     handlers.raises["first"] = error
     dispatch.dispatch(update())
     assert handlers.called == ["first", "second"]
-    assert list(rows()) == ["first"]
-    assert rows()["first"].error
+    assert list(kept()) == ["first"]
+    assert kept()["first"].error
 
 
-def test_the_update_is_kept_with_all_rows_before_any_handler_is_called(handlers, monkeypatch):
+def test_the_update_is_kept_with_all_jobs_before_any_handler_is_called(handlers, monkeypatch):
     seen = []
-    monkeypatch.setattr(dispatch, "HANDLERS", (handlers.both[0], lambda update: seen.append(sorted(rows()))))
+    monkeypatch.setattr(dispatch, "HANDLERS", (handlers.both[0], lambda update: seen.append(sorted(kept()))))
     dispatch.HANDLERS[1].__name__ = "second"
     dispatch.dispatch(update())
     assert seen == [["first", "second"]]
@@ -69,7 +70,7 @@ def test_a_repeat_calls_nobody(handlers):
 def test_what_gave_up_has_failed_for_good(handlers):
     handlers.raises["first"] = GiveUp("answered 404")
     dispatch.dispatch(update())
-    assert (rows()["first"].due, rows()["first"].error) == (None, "answered 404")
+    assert (kept()["first"].due_at, kept()["first"].error) == (None, "answered 404")
 
 
 def test_retries_come_later_and_later_up_to_an_hour(handlers, clock):
@@ -77,25 +78,25 @@ def test_retries_come_later_and_later_up_to_an_hour(handlers, clock):
     dispatch.dispatch(update())
     delays = []
     for _ in range(10):
-        due = rows()["first"].due
+        due = kept()["first"].due_at
         delays.append(due - clock.now)
         clock.now = due
         assert dispatch.retry_one(handlers.both[0], clock.now) is False
     for delay, expected in zip(delays, [30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600], strict=True):
         assert 0.8 * expected <= delay <= 1.2 * expected
-    assert rows()["first"].attempts == 11
+    assert kept()["first"].attempts == 11
 
 
 def test_a_handler_can_say_when(handlers):
     handlers.raises["first"] = Retry("busy", after=7)
     dispatch.dispatch(update())
-    assert rows()["first"].due == NOW + 7
+    assert kept()["first"].due_at == NOW + 7
 
 
 def test_not_now_costs_no_attempt(handlers):
     handlers.raises["first"] = NotNow("no time left")
     dispatch.dispatch(update())
-    assert (rows()["first"].attempts, rows()["first"].first_tried, rows()["first"].due) == (0, None, NOW)
+    assert (kept()["first"].attempts, kept()["first"].first_tried_at, kept()["first"].due_at) == (0, None, NOW)
 
 
 def test_it_fails_for_good_24_hours_after_the_first_attempt(handlers, clock):
@@ -103,12 +104,12 @@ def test_it_fails_for_good_24_hours_after_the_first_attempt(handlers, clock):
     dispatch.dispatch(update())
     clock.now += 24 * 3600 - 1
     dispatch.retry_one(handlers.both[0], clock.now)
-    clock.now = rows()["first"].due
+    clock.now = kept()["first"].due_at
     dispatch.retry_one(handlers.both[0], clock.now)
-    assert rows()["first"].due is None
+    assert kept()["first"].due_at is None
 
 
-def test_a_retry_does_what_is_due_and_clears_it(handlers, clock):
+def test_a_retry_does_what_is_due_and_notes_when(handlers, clock):
     handlers.raises["second"] = Retry("down")
     dispatch.dispatch(update())
     del handlers.raises["second"]
@@ -116,7 +117,10 @@ def test_a_retry_does_what_is_due_and_clears_it(handlers, clock):
     clock.now += 40
     assert dispatch.retry_one(handlers.both[1], clock.now) is True
     assert handlers.called == ["first", "second", "second"]
-    assert rows() == {}
+    [job] = kept().values()
+    assert (job.state, job.attempts, job.done_at, job.error) == ("done", 2, clock.now, "down")
+    assert dispatch.retry_one(handlers.both[1], clock.now + 10**6) is None
+    assert jobs.backlog(get_store()) == []
 
 
 def test_a_retry_hands_on_the_update_as_it_was(handlers, clock, monkeypatch):
@@ -138,7 +142,7 @@ def test_where_it_cannot_be_settled_it_is_done_again_when_the_lease_is_over(hand
         raise StoreError("calls.db: disk full")
 
     with monkeypatch.context() as broken:
-        broken.setattr(type(get_store()), "settle", settle)
+        broken.setattr(jobs, "settle", settle)
         dispatch.dispatch(update())
     assert "disk full" in caplog.records[0].error
     assert dispatch.retry_one(handlers.both[0], clock.now + 59) is None

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from stores import Refused, StoreError
-from stores.refusals import FLUSH_EVERY, REASONS
+import refusals
+from refusals import FLUSH_EVERY, REASONS
+from stores import StoreError
+from stores.records import Refused
 from tests.conftest import NOW, SECRET, URL, message, signed
 
 BODY = json.dumps(message()).encode()
@@ -62,7 +64,7 @@ def test_every_reason_is_counted_by_its_name(app, client, store, flush, monkeypa
     assert set(asked) == set(REASONS)
     assert all(answer.json["error"].startswith(reason) for reason, answer in asked.items())
     flush()
-    assert {(each.reason, each.times) for each in store.refusals(0)} == {(reason, 1) for reason in REASONS}
+    assert {(each.reason, each.times) for each in refusals.since(store, 0)} == {(reason, 1) for reason in REASONS}
 
 
 def fail(*args):
@@ -74,26 +76,26 @@ def test_what_is_no_update_is_not_counted(client, store, flush):
     client.get("/wp-login.php")
     client.get(URL)
     flush()
-    assert store.refusals(0) == []
+    assert refusals.since(store, 0) == []
 
 
 def test_a_flood_is_one_write_a_second(client, store, clock, flush, monkeypatch):
-    writes, count = [], store.count_refusals
-    monkeypatch.setattr(store, "count_refusals", lambda refused: (writes.append(1), count(refused)))
+    writes, keep = [], refusals.keep
+    monkeypatch.setattr(refusals, "keep", lambda db, refused: (writes.append(1), keep(db, refused)))
     for _ in range(10):
         for _ in range(20):
             client.post(URL, data=BODY)
         clock.now += FLUSH_EVERY / 4
     assert len(writes) == 3
-    assert store.refusals(0) == [Refused("unsigned", 161, NOW + 2)]
+    assert refusals.since(store, 0) == [Refused("unsigned", 161, NOW + 2)]
     flush()
-    assert store.refusals(0) == [Refused("unsigned", 200, NOW + 9 / 4)]
+    assert refusals.since(store, 0) == [Refused("unsigned", 200, NOW + 9 / 4)]
 
 
 def test_what_the_store_does_not_take_is_counted_later(client, store, clock, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(store, "count_refusals", fail)
+        patch.setattr(refusals, "keep", fail)
         assert client.post(URL, data=BODY).status_code == 401
     clock.now += FLUSH_EVERY
     client.post(URL, data=BODY)
-    assert store.refusals(0) == [Refused("unsigned", 2, NOW + FLUSH_EVERY)]
+    assert refusals.since(store, 0) == [Refused("unsigned", 2, NOW + FLUSH_EVERY)]

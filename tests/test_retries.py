@@ -9,10 +9,11 @@ import pytest
 from flask import g
 
 import dispatch
-import upkeep
+import retries
+from config import LIMITS
 from handlers.crm import update_crm
-from handlers.outbound import NotNow, Slots, Unavailable, post
-from stores import get_store
+from handlers.outbound import NotNow, Service, Unavailable, post
+from stores import get_store, jobs, updates
 from tests.conftest import NOW, URL, free_port, message, update, wait_until
 
 
@@ -33,7 +34,7 @@ def retrying(app, context):
     stops = []
 
     def start():
-        stops.append(upkeep.start_retrying(app))
+        stops.append(retries.start_retrying(app))
         return stops[-1]
 
     yield start
@@ -41,12 +42,10 @@ def retrying(app, context):
         stop()
 
 
-def row(call_id="call-1", status="in-progress"):
-    for kept in get_store().call(call_id)[1]:
-        for each in kept.rows:
-            if kept.status == status:
-                return each
-    return None
+def job(call_id="call-1"):
+    """The job of the call's update that is not done; None where all are."""
+    found = [job for stored in updates.of_call(get_store(), call_id) for job in stored.jobs if job.state != "done"]
+    return found[0] if found else None
 
 
 def answer(service, status, headers=None, text=b""):
@@ -73,13 +72,13 @@ def cut(request):
 def test_what_the_service_did_not_take_is_pending_and_tried_again(client, service, clock, reply, error, due, context):
     service.answers.append(reply)
     assert client.post(URL, json=message()).data == b"OK"
-    pending = row()
+    pending = job()
     assert error in pending.error
-    assert due[0] <= round(pending.due - NOW, 6) <= due[1]
+    assert due[0] <= round(pending.due_at - NOW, 6) <= due[1]
     assert len(service.requests) == 1
-    clock.now = pending.due
+    clock.now = pending.due_at
     assert dispatch.retry_one(update_crm, clock.now) is True
-    assert row() is None
+    assert job() is None
     [first, again] = service.requests
     assert first[2] == again[2]
     assert first[1]["Idempotency-Key"] == again[1]["Idempotency-Key"]
@@ -88,13 +87,13 @@ def test_what_the_service_did_not_take_is_pending_and_tried_again(client, servic
 def test_html_that_is_a_200_is_taken(client, service, context):
     answer(service, 200, {"Content-Type": "text/html"}, b"<html>")
     client.post(URL, json=message())
-    assert row() is None
+    assert job() is None
 
 
 def test_a_service_that_is_gone_for_good_is_given_up(client, service, context):
     answer(service, 410)
     client.post(URL, json=message())
-    assert row().due is None
+    assert job().due_at is None
 
 
 def post_calls(client, *names):
@@ -106,7 +105,7 @@ def test_three_failures_in_a_row_pause_the_handler(client, service, context, cap
     answer(service, 500)
     post_calls(client, "a", "b", "c", "d", "e")
     assert len(service.requests) == 3
-    assert [(row(name).attempts, row(name).error) for name in "de"] == [(0, "paused")] * 2
+    assert [(job(name).attempts, job(name).error) for name in "de"] == [(0, "answered 500")] * 2
     assert [record.levelno for record in caplog.records if record.message == "handler paused"] == [logging.WARNING]
 
 
@@ -127,7 +126,7 @@ def test_only_a_probe_every_30_s_asks_a_paused_service_and_a_success_ends_the_pa
     assert len(service.requests) == 6
     while dispatch.retry_one(update_crm, clock.now) is not None:
         pass
-    assert get_store().backlog() == []
+    assert jobs.backlog(get_store()) == []
 
 
 def test_a_success_in_between_starts_the_count_anew(client, service, context):
@@ -165,7 +164,7 @@ class TestDeadline:
         released = threading.Event()
         service.default = lambda request: released.wait(20)
         assert client.post(URL, json=message()).data == b"OK"
-        assert row().error == "no answer in time"
+        assert job().error == "no answer in time"
         released.set()
 
     def test_a_service_that_answers_a_byte_at_a_time_is_left_in_time(self, client, service, context):
@@ -177,7 +176,7 @@ class TestDeadline:
 
         service.default = drip
         assert client.post(URL, json=message()).data == b"OK"
-        assert row().error == "no answer in time"
+        assert job().error == "no answer in time"
         left.set()
 
     def test_what_there_is_no_time_left_for_stays_pending_untried(self, client, service, context, monkeypatch):
@@ -187,35 +186,45 @@ class TestDeadline:
         monkeypatch.setattr(dispatch, "HANDLERS", (slow, update_crm))
         client.post(URL, json=message())
         assert service.requests == []
-        assert (row().handler, row().attempts, row().due) == ("update_crm", 0, NOW)
+        assert (job().handler, job().attempts, job().due_at) == ("update_crm", 0, NOW)
 
     def test_retries_have_no_deadline_but_the_time_out(self, service, context):
         assert "deadline" not in g
-        assert post(service.url, {}).ok
+        assert post(service.url, {}).status == 200
 
 
-def test_so_many_wait_for_services_and_no_more():
-    slots, release = Slots(2), threading.Event()
-    waiting = [threading.Thread(target=slots.run, args=(release.wait,), kwargs={"timeout": 20}) for _ in range(2)]
-    for thread in waiting:
-        thread.start()
-    wait_until(lambda: not slots._free.acquire(blocking=False) or slots._free.release())
+@pytest.fixture
+def one_slot(monkeypatch):
+    monkeypatch.setitem(LIMITS, "OUTBOUND_SLOTS", 1)
+    return Service("update_crm")
+
+
+def run(service, function, timeout=20, stop=lambda: None, retrying=False):
+    return service.run(function, timeout, stop, retrying=retrying)
+
+
+def test_so_many_requests_wait_for_a_service_and_no_more_but_retries_have_threads_of_their_own(one_slot):
+    arrived, release = threading.Event(), threading.Event()
+    waiting = threading.Thread(target=run, args=(one_slot, lambda: (arrived.set(), release.wait(20))))
+    waiting.start()
+    assert arrived.wait(20)
     with pytest.raises(NotNow):
-        slots.run(release.wait, timeout=20)
+        run(one_slot, lambda: None)
+    assert run(one_slot, lambda: "a retry", retrying=True) == "a retry"
     release.set()
-    for thread in waiting:
-        thread.join()
-    assert slots.run(lambda: "free again", timeout=20) == "free again"
+    waiting.join()
+    assert run(one_slot, lambda: "free again") == "free again"
 
 
-def test_a_slot_is_taken_until_its_call_really_ends():
-    slots, release = Slots(1), threading.Event()
+def test_a_slot_is_taken_until_its_call_really_ends_and_it_is_told_to(one_slot):
+    release, stopped = threading.Event(), threading.Event()
     with pytest.raises(Unavailable):
-        slots.run(release.wait, timeout=0.01)
+        run(one_slot, release.wait, timeout=0.01, stop=stopped.set)
+    assert stopped.is_set()
     with pytest.raises(NotNow):
-        slots.run(release.wait, timeout=20)
+        run(one_slot, lambda: None)
     release.set()
-    wait_until(lambda: slots._free.acquire(blocking=False))
+    wait_until(lambda: one_slot._slots.acquire(blocking=False))
 
 
 class TestThread:
@@ -223,13 +232,13 @@ class TestThread:
         service.answers.append((500, {}, b""))
         post_calls(client, "a")
         retrying()
-        assert row("a").attempts == 1
+        assert job("a").attempts == 1
         clock.now += 40
-        wait_until(lambda: row("a") is None)
+        wait_until(lambda: job("a") is None)
 
     def test_there_is_one_a_process(self, app, retrying):
         assert retrying() is retrying()
-        assert sum(thread.name == "retry" for thread in threading.enumerate()) == 1
+        assert [thread.name for thread in threading.enumerate()].count("retry-update_crm") == 1
 
     def test_it_goes_on_after_the_store_failed(self, client, service, clock, context, retrying, tmp_path, caplog):
         service.answers.append((500, {}, b""))
@@ -243,17 +252,17 @@ class TestThread:
         wait_until(lambda: any(record.message == "retries wait for the store" for record in caplog.records))
         path.rmdir()
         away.rename(path)
-        wait_until(lambda: row("a") is None)
+        wait_until(lambda: job("a") is None)
 
     def test_work_of_a_handler_that_is_gone_is_told_once_and_fails_after_24_hours(
         self, clock, context, retrying, caplog
     ):
-        get_store().record(update(), ["old_handler"], NOW, now=NOW, leased=False)
+        updates.record(get_store(), update(), ["old_handler"])
         retrying()
-        wait_until(lambda: row().error == "no such handler any more")
-        assert row().due == NOW + 24 * 3600
+        wait_until(lambda: job().error == "no such handler any more")
+        assert job().due_at == NOW + 3600
         clock.now += 24 * 3600
-        wait_until(lambda: row().due is None)
+        wait_until(lambda: job().state == "failed")
         assert sum("no such handler" in record.message for record in caplog.records) == 1
 
     def test_stopping_it_tries_due_work_a_last_time_and_tells_what_stays(
@@ -286,11 +295,11 @@ class TestThread:
         assert arrived.wait(20)
         threading.Timer(0.1, release.set).start()
         stop()
-        assert row("a") is None
+        assert job("a") is None
         assert len(service.requests) == 2
 
 
 def test_a_service_that_refuses_connections_is_paused_like_any_other(app, client, context):
     app.config["CRM_WEBHOOK_URL"] = f"http://127.0.0.1:{free_port()}"
     post_calls(client, *"abcd")
-    assert [row(name).attempts for name in "abcd"] == [1, 1, 1, 0]
+    assert [job(name).attempts for name in "abcd"] == [1, 1, 1, 0]

@@ -120,11 +120,16 @@ def test_lone_surrogates_in_texts_become_question_marks():
     assert update("ended-with-error", error="a\ud800b").error == "a?b"
 
 
-def test_errors_are_alike_when_they_differ_in_digits_only():
-    alike = {update("ended-with-error", error=f"SIP {code} after {code / 7:.2f} s").alike for code in (486, 5, 1000)}
-    assert alike == {"SIP # after #.# s"}
-    assert update("ended-with-error").alike == ""
-    assert update("ended", error="x").alike is None
+def test_nuls_are_left_out_of_texts():
+    loaded = update("ended-with-error", error="a\0b\0", phone_number={"name": "Front\0 desk"})
+    assert (loaded.error, loaded.phone_number.name) == ("ab", "Front desk")
+
+
+def test_errors_that_differ_in_digits_only_are_one_group():
+    errors = [f"SIP {code} after {code / 7:.2f} s" for code in (486, 5, 1000)]
+    assert {update("ended-with-error", error=error).error_group for error in errors} == {"SIP # after #.# s"}
+    assert update("ended-with-error").error_group == ""
+    assert update("ended", error="x").error_group is None
 
 
 def nested(levels):

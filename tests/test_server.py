@@ -52,18 +52,30 @@ def test_flask_run_serves_the_same(receiver):
     assert call["id"] == "call-1"
 
 
-@pytest.mark.parametrize("command", [("gunicorn", "app:app"), ("flask", "run"), ("flask", "export")])
-def test_a_nonsense_setting_ends_it_in_one_line(command, receiver):
+GUNICORN, NONSENSE = ("gunicorn", "app:app"), {"RETENTION_DAYS": "soon"}
+
+
+@pytest.mark.parametrize(
+    ("command", "settings", "line"),
+    [
+        (GUNICORN, NONSENSE, "RETENTION_DAYS must be "),
+        (("flask", "run"), NONSENSE, "RETENTION_DAYS must be "),
+        (("flask", "export"), NONSENSE, "RETENTION_DAYS must be "),
+        (GUNICORN, {"DATABASE_URL": "sqlite:///calls.db"}, "DATABASE_URL must start with postgres:// or "),
+        (GUNICORN, {"REDIS_URL": "redis://redis:6379", "DYNO": "web.1"}, "REDIS_URL keeps no updates any more, "),
+    ],
+)
+def test_a_nonsense_setting_ends_it_in_one_line(command, settings, line):
     done = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=ROOT,
-        env={"RETENTION_DAYS": "soon", "PORT": "0"},
+        env=settings | {"PORT": "0"},
         capture_output=True,
         text=True,
         timeout=20,
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("RETENTION_DAYS must be ")
+    assert done.stderr.splitlines()[-1].startswith(line)
     assert "Traceback" not in done.stderr
 
 

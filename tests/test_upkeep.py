@@ -6,10 +6,13 @@ import pytest
 
 import upkeep
 from dispatch import dispatch
-from stores import get_store
-from tests.conftest import NOW, update, wait_until
+from retries import start_retrying
+from stores import calls, get_store, jobs, locks, updates
+from stores.records import Job
+from tests.conftest import update, wait_until
 
 HOUR = 3600.0
+DAY = 24 * HOUR
 
 
 @pytest.fixture
@@ -59,10 +62,10 @@ class TestReconcile:
         clock.now += 2 * HOUR
         knows(service, over())
         assert found() == {"a": "ended at 2025-12-13T12:03:00.000Z"}
-        call, kept = get_store().call("a")
+        call, kept = calls.get(get_store(), "a"), updates.of_call(get_store(), "a")
         assert (call.status, call.seconds, call.customer) == ("ended", 180, "+31612345678")
         assert [each.status for each in kept] == ["in-progress", "ended"]
-        assert get_store().backlog() == []
+        assert jobs.backlog(get_store()) == []
         assert found() == {}
 
     @pytest.mark.parametrize(("error", "told"), [("SIP 486", "SIP 486"), (None, "failed")])
@@ -71,7 +74,7 @@ class TestReconcile:
         clock.now += 2 * HOUR
         knows(service, over("failed", error=error))
         assert found()["a"].startswith("ended-with-error")
-        assert get_store().call("a")[0].error == told
+        assert calls.get(get_store(), "a").error == told
 
     def test_one_that_ended_meanwhile_is_left_alone(self, clock, service):
         start("a")
@@ -80,7 +83,7 @@ class TestReconcile:
         service.answers.append(lambda request: end_then_answer(request, over()))
 
         def end_then_answer(request, answer):
-            get_store_of_test.track(update("ended", "a", clock.now, timestamp="2025-12-13T12:01:00Z"))
+            updates.record(get_store_of_test, update("ended", "a", clock.now, timestamp="2025-12-13T12:01:00Z"), ())
             body = json.dumps(answer[2]).encode()
             request.send_response(200)
             request.send_header("Content-Length", str(len(body)))
@@ -89,7 +92,7 @@ class TestReconcile:
 
         get_store_of_test = get_store()
         assert [result for _, result in steps] == ["ended meanwhile"]
-        assert get_store().call("a")[0].seconds == 60
+        assert calls.get(get_store(), "a").seconds == 60
 
     def test_one_unknown_to_the_provider_is_noted_and_not_asked_after_again(self, clock, service):
         start("a")
@@ -97,7 +100,7 @@ class TestReconcile:
         knows(service, (404, {}, {}))
         assert found() == {"a": "unknown to the provider"}
         assert found() == {}
-        [call] = get_store().active()
+        [call] = calls.active(get_store())
         assert call.unknown
 
     def test_at_most_30_are_asked_after_and_the_others_next(self, clock, service):
@@ -112,11 +115,10 @@ class TestReconcile:
         start("a", "b")
         clock.now += 2 * HOUR
         store = get_store()
-        assert store.claim("reconcile", clock.now, 600)
+        locks.acquire(store, "reconcile", 600)
         knows(service, (429, {"Retry-After": "900"}, {}))
         assert list(found().values()) == ["not told by the provider's API: answered 429"]
-        assert not store.claim("reconcile", clock.now + 899, 600)
-        assert store.claim("reconcile", clock.now + 1500, 600)
+        assert locks.ends_at(store, "reconcile") == clock.now + 600 + 900
 
     @pytest.mark.parametrize(
         "body", [[], "x", {"status": "ended", "ended_at": 5}, {"status": "ended", "ended_at": "soon"}]
@@ -126,13 +128,23 @@ class TestReconcile:
         clock.now += 2 * HOUR
         knows(service, (200, {}, body))
         assert "cannot be read" in found()["a"]
-        assert len(get_store().active()) == 1
+        assert len(calls.active(get_store())) == 1
+
+    def test_it_counts_as_no_handlers_request_even_after_it_dispatched_an_update(self, app, clock, service):
+        app.config |= {"CRM_WEBHOOK_URL": service.url, "PAUSE_AFTER": 1}
+        with app.app_context():  # one for all of them, as the command has
+            start("a", "b")
+            clock.now += 2 * HOUR
+            knows(service, over(), (200, {}, {}), (500, {}, {}))
+            assert list(found().values())[1] == "not told by the provider's API: answered 500"
+        assert {name for name, each in app.extensions["services"].items() if each.breaker.paused_at} == {"provider"}
 
     def test_the_command_prints_what_it_found(self, clock, service, runner):
         start("over", "on", "unknown")
         clock.now += 2 * HOUR
-        get_store().note_asked("on", 1, unknown=False)
-        get_store().note_asked("unknown", 2, unknown=False)
+        for call_id in ("on", "unknown"):
+            clock.now += 1
+            calls.note_checked(get_store(), call_id, unknown=False)
         knows(service, over(), (200, {}, {"status": "in-progress"}), (404, {}, {}))
         result = runner.invoke(args=["reconcile"])
         assert result.stdout.splitlines() == [
@@ -155,23 +167,99 @@ class TestThread:
     @pytest.fixture(autouse=True)
     def retrying(self, app, context):
         start("a")
-        stop = upkeep.start_retrying(app)
+        stop = start_retrying(app)
         yield
         stop()
 
     def test_it_asks_after_calls_every_10_minutes(self, app, clock, service):
         service.default = (200, {}, json.dumps(over()[2]).encode())
         clock.now += 2 * HOUR
-        wait_until(lambda: get_store().active() == [])
+        wait_until(lambda: calls.active(get_store()) == [])
 
     def test_it_prunes_once_a_day_and_logs_how_much(self, clock, caplog):
         caplog.set_level("INFO")
-        get_store().record(update("ended", "pending"), ["gone"], NOW + 10**9, now=NOW, leased=False)
-        wait_until(lambda: [record for record in caplog.records if record.message == "pruned"])
-        clock.now += 31 * 24 * HOUR
-        wait_until(lambda: [kept.call_id for kept in get_store().updates()] == ["pending"])
+        for day in range(31):
+            wait_until(lambda: (locks.ends_at(get_store(), "prune") or 0) > clock.now)
+            updates.record(get_store(), update("ended", f"day-{day}", clock.now), ())
+            clock.now += 24 * HOUR + 1
+        wait_until(lambda: "a" not in [stored.call_id for stored in updates.since(get_store())])
         counts = lambda: [record.fields["updates"] for record in caplog.records if record.message == "pruned"]  # noqa: E731
-        wait_until(lambda: counts() == [0, 1])
+        wait_until(lambda: counts()[-1:] == [2])  # with that of the first day
+
+
+class TestPruning:
+    """What single turns of upkeep do, with a retention of 30 days."""
+
+    @pytest.fixture
+    def settings(self, settings):
+        return settings | {"PROVIDER_API_KEY": None}
+
+    @pytest.fixture
+    def days_pass(self, clock):
+        """That many days pass; then an update is received, and there is one turn."""
+
+        def days_pass(days, received=True):
+            clock.now += days * DAY
+            if received:
+                updates.record(get_store(), update(call_id=f"{clock.now:.0f}", received_at=clock.now), ())
+            for _ in upkeep.upkeep(set()):
+                pass
+
+        updates.record(get_store(), update(call_id="old"), ())
+        for _ in range(10):
+            days_pass(2.9)
+        assert self.is_kept("old")
+        return days_pass
+
+    def is_kept(self, call_id):
+        return bool(updates.of_call(get_store(), call_id))
+
+    def refusals(self, caplog):
+        return sum("nothing is pruned today" in record.message for record in caplog.records)
+
+    def test_what_is_older_than_the_retention_goes_but_for_what_is_pending(self, days_pass, clock, caplog):
+        lease, store = clock.now + 1, get_store()
+        pending = updates.record(store, update(call_id="pending"), ["log_event"], lease)
+        failed = updates.record(store, update(call_id="failed"), ["log_event"], lease)
+        jobs.settle(store, pending, lease, [Job("log_event", "pending", clock.now + HOUR)])
+        jobs.settle(store, failed, lease, [Job("log_event", "failed", None, 9, clock.now, "answered 404", clock.now)])
+        days_pass(1.1)
+        assert [self.is_kept(name) for name in ("old", "failed", "pending")] == [False, False, True]
+        assert calls.get(store, "old") is None
+        assert self.refusals(caplog) == 0
+
+    def test_a_clock_that_jumps_40_days_ahead_removes_nothing(self, days_pass, clock, caplog):
+        kept = [stored.call_id for stored in updates.since(get_store())]
+        days_pass(40)
+        assert self.refusals(caplog) == 1
+        days_pass(0.9)
+        days_pass(-40.9)  # it is put right
+        days_pass(0.9)
+        assert [stored.call_id for stored in updates.since(get_store())][: len(kept)] == kept
+
+    def test_a_clock_that_jumps_back_removes_nothing_and_pruning_goes_on(self, days_pass, caplog):
+        days_pass(-40)
+        assert self.refusals(caplog) == 1
+        for _ in range(42):
+            days_pass(1)
+        assert not self.is_kept("old") and self.refusals(caplog) == 1
+
+    def test_after_weeks_of_being_off_it_waits_for_another_day(self, days_pass, caplog):
+        days_pass(20)
+        assert self.refusals(caplog) == 1
+        days_pass(0.9)
+        assert self.is_kept("old")
+        days_pass(0.2)
+        assert not self.is_kept("old") and self.refusals(caplog) == 1
+
+    def test_after_a_weekend_of_being_off_it_goes_on(self, days_pass, caplog):
+        days_pass(2.9)
+        assert not self.is_kept("old") and self.refusals(caplog) == 0
+
+    def test_a_receiver_that_receives_nothing_keeps_what_it_has(self, days_pass):
+        for _ in range(9):
+            days_pass(1, received=False)
+        assert self.is_kept("old")
 
 
 class TestForget:
@@ -179,11 +267,11 @@ class TestForget:
         start("a", "call-_+31612345678_x")
         dispatch(update("ended", "b", customer={"number": "+31600000000"}))
         result = runner.invoke(args=["forget", "+31612345678"])
-        assert result.stdout == "2 calls, 2 updates, 0 rows removed\n"
-        assert [kept.call_id for kept in get_store().updates()] == ["b"]
+        assert result.stdout == "2 calls, 2 updates, 0 jobs removed\n"
+        assert [stored.call_id for stored in updates.since(get_store())] == ["b"]
 
     @pytest.mark.parametrize("number", ["", "0612345678", "+", "+31*", "*"])
     def test_it_refuses_what_is_no_number(self, runner, number):
         start("a")
         assert runner.invoke(args=["forget", number]).exit_code == 2
-        assert len(list(get_store().updates())) == 1
+        assert len(list(updates.since(get_store()))) == 1

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from stores import jobs, updates
 from tests.conftest import NOW, SECRET, URL, message, payload, signed
 
 
@@ -15,7 +16,7 @@ def post(client, body, headers=None, **options):
 
 
 def kept(app):
-    return [(each.call_id, each.status) for each in app.extensions["store"].updates()]
+    return [(each.call_id, each.status) for each in updates.since(app.extensions["store"])]
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ def test_a_status_update_is_kept_and_answered_ok(app, client, name):
     assert (answer.status_code, answer.data) == (200, b"OK")
     call = payload(name)["message"]["call"]
     assert kept(app) == [(call["id"], call["status"])]
-    assert app.extensions["store"].backlog() == []
+    assert jobs.backlog(app.extensions["store"]) == []
 
 
 @pytest.mark.parametrize(
@@ -223,8 +224,16 @@ def test_duplicate_keys_the_last_wins(app, client):
 def test_lone_surrogates_in_texts_are_kept_readable(app, client):
     fields = {"error": "x\ud800", "assistant": {"metadata": {"\ud800": "\ud800\0"}}}
     assert post(client, message("ended-with-error", **fields)).data == b"OK"
-    [one] = app.extensions["store"].updates()
+    [one] = updates.since(app.extensions["store"])
     assert json.loads(one.message)["message"]["error"] == "x?"
+
+
+def test_a_nul_in_a_name_is_left_out(app, client):
+    fields = {"phone_number": {"number": "+31850835037", "name": "Front\0 desk"}, "customer": {"number": "\0"}}
+    assert post(client, message(error="\0x", **fields)).data == b"OK"
+    [one] = updates.since(app.extensions["store"])
+    kept = json.loads(one.message)["message"]
+    assert (kept["phone_number"]["name"], kept["customer"]["number"], kept["error"]) == ("Front desk", "", "x")
 
 
 def test_nothing_of_the_assistant_but_metadata_is_kept_or_logged(app, client, caplog, tmp_path):

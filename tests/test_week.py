@@ -16,7 +16,7 @@ from app import create_app
 from handlers.active_calls import track_call
 from handlers.outbound import Unavailable
 from schemas.status_update import FINAL, IN_PROGRESS, load
-from stores import get_store
+from stores import get_store, jobs, updates
 from tests.conftest import Clock, message
 
 DAY = 24 * 3600.0
@@ -96,10 +96,10 @@ class Week(RuleBasedStateMachine):
 
     @rule()
     def prune(self):
-        pending = {key for key, row in self.rows().items() if row.due is not None}
+        pending = {key for key, job in self.jobs().items() if job.due_at is not None}
         for _ in upkeep.prune():
             pass
-        before = self.clock.now - RETENTION * DAY
+        before = min(self.clock.now, max(self.updates.values(), default=0)) - RETENTION * DAY
         self.updates = {key: at for key, at in self.updates.items() if at >= before or key in pending}
         self.delivered &= self.updates.keys()
         self.calls = {id: call for id, call in self.calls.items() if id in {key[0] for key in self.updates}}
@@ -109,17 +109,20 @@ class Week(RuleBasedStateMachine):
         """The service is back, and somebody runs again what has failed."""
         self.down = False
         self.clock.now += 3600
-        get_store().hurry(self.clock.now, failed=True)
+        jobs.retry_now(get_store(), failed=True)
         self.pass_time(0.01)
-        assert get_store().backlog() == []
+        assert jobs.backlog(get_store()) == []
 
-    def rows(self):
-        return {(kept.call_id, kept.status): row for kept in get_store().updates() for row in kept.rows}
+    def jobs(self):
+        """The job of each update that is not done."""
+        kept = updates.since(get_store())
+        return {(each.call_id, each.status): job for each in kept for job in each.jobs if job.state != "done"}
 
     @invariant()
     def what_is_kept_pending_active_and_shown_agrees_with_the_model(self):
-        assert {(kept.call_id, kept.status): kept.received_at for kept in get_store().updates()} == self.updates
-        assert self.rows().keys() == self.updates.keys() - self.delivered
+        kept = updates.since(get_store())
+        assert {(each.call_id, each.status): each.received_at for each in kept} == self.updates
+        assert self.jobs().keys() == self.updates.keys() - self.delivered
         on = {id: call.started_at for id, call in self.calls.items() if call.started_at and not call.final}
         shown = self.app.test_client().get("/calls.json").json
         stale = {id for id, started_at in on.items() if self.clock.now - started_at >= STALE}
@@ -130,18 +133,18 @@ class Week(RuleBasedStateMachine):
         }
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "redis"])
-def test_ten_days_agree_with_a_plain_model(engine, request, tmp_path, monkeypatch):
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_ten_days_agree_with_a_plain_model(database, request, tmp_path, monkeypatch):
     path = tmp_path / "calls.db"
-    valkey = request.getfixturevalue("valkey") if engine == "redis" else None
+    postgres = request.getfixturevalue("postgres") if database == "postgresql" else None
 
     def empty():
-        if valkey:
-            valkey.flushall()
+        if postgres:
+            postgres.empty()
         for file in tmp_path.glob("calls.db*"):
             file.unlink()
 
-    config = {"SQLITE_PATH": str(path), "REDIS_URL": valkey and valkey.url}
+    config = {"SQLITE_PATH": str(path), "DATABASE_URL": postgres and postgres.url}
     machine = type("Week", (Week,), {"config": config, "monkeypatch": monkeypatch, "empty": staticmethod(empty)})
     quick = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
     run_state_machine_as_test(

@@ -1,0 +1,105 @@
+"""Refused updates, counted by the hour and reason: in memory first: a flood costs one write a second."""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Iterable
+
+from flask import current_app
+
+from stores import Database, StoreError, get_store
+from stores.records import Refused
+
+NOT_KEPT = "could not be kept"
+_STRANGE = "The provider does not send such requests: look who does, or what changes them on the way."
+# What the text of a refusal begins with, its status code, and what to do. Nothing else is counted, and no sender's text
+# is kept.
+REASONS = {
+    "no secret is set here": (401, "Set WEBHOOK_SECRET to the provider's webhook_secret."),
+    "unsigned": (401, "Set webhook_secret on every assistant at the provider."),
+    "malformed X-Webhook-Timestamp": (401, _STRANGE),
+    "malformed X-Webhook-Signature": (401, _STRANGE),
+    "wrong signature": (
+        401,
+        "WEBHOOK_SECRET must be the webhook_secret of every assistant at the provider; commas separate several.",
+    ),
+    "stale": (
+        401,
+        "Set this machine's clock right, or raise WEBHOOK_TOLERANCE. The log has these updates, for flask import.",
+    ),
+    "too large": (413, "The provider's updates are far smaller: look who sends them."),
+    "the body stopped halfway": (400, "The network in front of this receiver cuts requests off."),
+    "not JSON": (400, _STRANGE),
+    "not a status update": (422, "The log names the wrong fields, and has these updates whole."),
+    NOT_KEPT: (503, "The log says why, and has these updates whole."),
+}
+FLUSH_EVERY = 1.0  # seconds
+
+logger = logging.getLogger(__name__)
+
+
+class Refusals:
+    """One process's counts since they were last written."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._times: Counter[str] = Counter()
+        self._latest: dict[str, float] = {}
+        self._flushed_at = 0.0
+
+    def count(self, reason: str, now: float) -> None:
+        with self._lock:
+            self._times[reason] += 1
+            self._latest[reason] = now
+
+    def flush(self, now: float) -> None:
+        """Write the counts into the store unless that was done within a second; what it does not take is kept."""
+        with self._lock:
+            if not self._times or abs(now - self._flushed_at) < FLUSH_EVERY:
+                return
+            times, latest, self._flushed_at = self._times, self._latest, now
+            self._times, self._latest = Counter(), {}
+        try:
+            keep(get_store(), [Refused(reason, n, latest[reason]) for reason, n in times.items()])
+        except StoreError as error:
+            logger.warning("refusals not counted yet", extra={"error": str(error)})
+            with self._lock:
+                self._times += times
+                self._latest = latest | self._latest
+
+
+def count_refusal(text: str, now: float) -> None:
+    """Count an update that is refused with `text` at `now`."""
+    reason = next((each for each in REASONS if text.startswith(each)), None)
+    if reason is None:
+        return
+    refusals: Refusals = current_app.extensions["refusals"]
+    refusals.count(reason, now)
+    if reason != NOT_KEPT:  # the sender has waited for the store long enough
+        refusals.flush(now)
+
+
+def keep(db: Database, refused: Iterable[Refused]) -> None:
+    """Add to what was refused for each reason in the hour that its `latest` is in."""
+    for each in refused:
+        db.execute(
+            "INSERT INTO refusals AS r (hour, reason, times, latest) VALUES (:hour, :reason, :times, :latest)"
+            " ON CONFLICT (hour, reason) DO UPDATE SET times = r.times + excluded.times,"
+            " latest = CASE WHEN excluded.latest > r.latest THEN excluded.latest ELSE r.latest END",
+            {
+                "hour": int(each.latest // 3600) * 3600,
+                "reason": each.reason,
+                "times": each.times,
+                "latest": each.latest,
+            },
+        )
+
+
+def since(db: Database, moment: float) -> list[Refused]:
+    """What was refused for each reason, from the hour that `moment` is in; most often first."""
+    found = db.query(
+        "SELECT reason, sum(times), max(latest) FROM refusals WHERE hour >= :hour GROUP BY reason"
+        " ORDER BY sum(times) DESC, reason",
+        {"hour": moment - moment % 3600},
+    )
+    return [Refused(reason, int(times), latest) for reason, times, latest in found]

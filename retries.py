@@ -1,0 +1,137 @@
+"""The threads that do what is pending: one for each handler, which takes others to help while there is much to do, and
+one that keeps the receiver well."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from flask import Flask
+
+from dispatch import Handler, retry_one
+from handlers import HANDLERS
+from stores import StoreError, get_store, jobs, spool
+from troubles import report_troubles
+from upkeep import upkeep
+
+FINISHED = object()
+
+logger = logging.getLogger(__name__)
+
+
+def start_retrying(app: Flask) -> Callable[[], None]:
+    """Start this process's retry threads, unless they run already.
+
+    Returns what ends them: that finishes what is in hand, tries due work a last time and logs what stays pending.
+    """
+    stopping = threading.Event()
+    threads = [threading.Thread(target=_maintain, args=(app, stopping), name="upkeep", daemon=True)]
+    for handler in HANDLERS:
+        target, name = (app, handler, stopping), f"retry-{handler.__name__}"
+        threads.append(threading.Thread(target=_retry, args=target, name=name, daemon=True))
+
+    def stop() -> None:
+        stopping.set()
+        for thread in threads:
+            thread.join()
+        with app.app_context():
+            _last_try(app)
+
+    if app.extensions.setdefault("stop_retrying", stop) is stop:
+        for thread in threads:
+            thread.start()
+    return app.extensions["stop_retrying"]
+
+
+def _retry(app: Flask, handler: Handler, stopping: threading.Event) -> None:
+    """Do what `handler` has due, again and again."""
+    while not stopping.wait(app.config["RETRY_EVERY"]):
+        try:
+            with app.app_context():
+                due_by = get_store().now()
+            for _ in catch_up(app, handler, due_by, stopping):
+                pass
+        except StoreError:
+            pass  # `_maintain` logs it, and asks the store until it answers
+        except Exception:
+            logger.exception("retry thread", extra={"handler": handler.__name__})
+
+
+def catch_up(
+    app: Flask, handler: Handler, due_by: float, stopping: threading.Event | None = None, *, forced: bool = False
+) -> Iterator[bool]:
+    """Call `handler` for each of its jobs due at `due_by`; yields for each whether it is done.
+
+    One job at a time at first, which is tried even if the handler is paused where that is `forced`. Each success allows
+    twice as many at a time, up to RETRIES_AT_ONCE, and each failure half as many.
+    """
+
+    def retry(forced: bool = False) -> bool | None:
+        with app.app_context():
+            return retry_one(handler, due_by, forced=forced)
+
+    if (done := retry(forced)) is None:
+        return
+    limit, more, running = 1, True, set[Future[bool | None]]()
+    with ThreadPoolExecutor(app.config["RETRIES_AT_ONCE"]) as pool:
+        while True:
+            if done is None:
+                more = False
+            else:
+                yield done
+                limit = min(2 * limit, app.config["RETRIES_AT_ONCE"]) if done else max(limit // 2, 1)
+            while more and len(running) < limit and not (stopping and stopping.is_set()):
+                running.add(pool.submit(retry))
+            if not running:
+                return
+            finished = next(iter(wait(running, return_when=FIRST_COMPLETED).done))
+            running.remove(finished)
+            done = finished.result()
+
+
+def _maintain(app: Flask, stopping: threading.Event) -> None:
+    """Drain the spool, write down what was refused, and do the upkeep, again and again."""
+    every = app.config["RETRY_EVERY"]
+    pause, steps, upkeep_at, report_at, unknown_handlers, logged = every, iter(()), 0.0, 0.0, set(), ""
+    while not stopping.wait(pause):
+        pause = every
+        with app.app_context():
+            try:
+                if time.monotonic() >= report_at:
+                    report_at = time.monotonic() + app.config["UPKEEP_EVERY"]
+                    report_troubles()
+                spool.drain(get_store())
+                app.extensions["refusals"].flush(get_store().now())
+                if next(steps, FINISHED) is not FINISHED:
+                    pause = 0
+                elif time.monotonic() >= upkeep_at:
+                    steps, upkeep_at = upkeep(unknown_handlers), time.monotonic() + app.config["UPKEEP_EVERY"]
+                logged = ""
+            except StoreError as error:
+                if str(error) != logged:
+                    logger.error("retries wait for the store", extra={"error": str(error)})
+                logged = str(error)
+            except Exception:
+                logger.exception("upkeep thread")
+                pause = 5 * every
+
+
+def _last_try(app: Flask) -> None:
+    """Try what is due a last time, for LAST_TRY seconds at most."""
+    store, end = get_store(), time.monotonic() + app.config["LAST_TRY"] - app.config["OUTBOUND_TIMEOUT"]
+    due_by = store.now()
+
+    def work(handler: Handler) -> None:
+        for _ in catch_up(app, handler, due_by, forced=True):
+            if time.monotonic() >= end:
+                return
+
+    try:
+        with ThreadPoolExecutor(len(HANDLERS)) as pool:
+            list(pool.map(work, HANDLERS))
+        pending = {each.handler: each.pending for each in jobs.backlog(store) if each.pending}
+        if pending:
+            logger.warning("stopped with work pending", extra={"fields": pending})
+    except StoreError as error:
+        logger.error("stopped without a last try", extra={"error": str(error)})

@@ -1,0 +1,75 @@
+-- Version 2. Times are Unix seconds; {id} is the database's own numbering, which orders what was kept.
+
+CREATE TABLE updates (
+  id {id},
+  call_id TEXT NOT NULL,
+  status TEXT NOT NULL,
+  received_at DOUBLE PRECISION NOT NULL,
+  kept_at DOUBLE PRECISION NOT NULL,
+  message TEXT NOT NULL, -- JSON, as the provider sent it, less what is not kept
+  error_group TEXT, -- the same for errors that differ in digits only
+  UNIQUE (call_id, status)
+);
+CREATE INDEX updates_received ON updates (received_at);
+
+-- One handler's work on one update. A job done at its first attempt is removed.
+CREATE TABLE jobs (
+  update_id BIGINT NOT NULL REFERENCES updates (id) ON DELETE CASCADE,
+  handler TEXT NOT NULL,
+  state TEXT NOT NULL, -- pending, leased, done or failed
+  due_at DOUBLE PRECISION, -- when a pending one is next tried and a lease ends; null once it is done or failed
+  attempts INTEGER NOT NULL DEFAULT 0,
+  first_tried_at DOUBLE PRECISION,
+  error TEXT, -- of the last attempt that failed
+  done_at DOUBLE PRECISION, -- or failed
+  PRIMARY KEY (update_id, handler)
+);
+CREATE INDEX jobs_open ON jobs (handler, due_at) WHERE state <> 'done';
+
+-- What the updates of a call tell of it together, in whatever order they came.
+CREATE TABLE calls (
+  id TEXT PRIMARY KEY,
+  status TEXT NOT NULL,
+  type TEXT,
+  line TEXT,
+  line_name TEXT,
+  customer TEXT,
+  received_at DOUBLE PRECISION NOT NULL, -- its first update
+  started_at DOUBLE PRECISION,
+  start_received_at DOUBLE PRECISION,
+  ended_at DOUBLE PRECISION,
+  end_received_at DOUBLE PRECISION,
+  error TEXT,
+  end_reason TEXT,
+  checked_at DOUBLE PRECISION, -- when the provider was last asked about it
+  unknown INTEGER NOT NULL DEFAULT 0, -- 1: the provider knew no such call
+  seconds DOUBLE PRECISION GENERATED ALWAYS AS (CASE WHEN ended_at >= started_at THEN ended_at - started_at END) STORED,
+  hour BIGINT NOT NULL, -- the hour that received_at is in, as the Unix time it began
+  updated_at DOUBLE PRECISION NOT NULL -- its latest update
+);
+CREATE INDEX calls_active ON calls (start_received_at) WHERE start_received_at IS NOT NULL AND end_received_at IS NULL;
+CREATE INDEX calls_received ON calls (received_at);
+CREATE INDEX calls_customer ON calls (customer, received_at);
+CREATE INDEX calls_hourly ON calls (hour, status, error, seconds);
+
+-- What is wrong with the receiver itself, for as long as that lasts, and when it was last reported.
+CREATE TABLE troubles (
+  name TEXT PRIMARY KEY,
+  since DOUBLE PRECISION NOT NULL,
+  reported_at DOUBLE PRECISION NOT NULL
+);
+
+-- Until when one of all processes has something to itself.
+CREATE TABLE locks (
+  name TEXT PRIMARY KEY,
+  until DOUBLE PRECISION NOT NULL
+);
+
+-- Requests that were refused, by the hour and reason.
+CREATE TABLE refusals (
+  hour BIGINT NOT NULL,
+  reason TEXT NOT NULL,
+  times BIGINT NOT NULL,
+  latest DOUBLE PRECISION NOT NULL,
+  PRIMARY KEY (hour, reason)
+);

@@ -1,0 +1,292 @@
+"""What is PostgreSQL's own: connecting, its clock, and what it refuses. The verbs are in test_store.py."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from socket import create_server
+from urllib.parse import quote
+
+import psycopg
+import pytest
+
+import stores
+import upkeep
+from app import create_app
+from stores import StoreError, calls, jobs, locks, retention, updates
+from stores import postgres as module
+from tests.conftest import ROOT, update
+from tests.loopback import wait_until
+
+DAY = 24 * 3600.0
+AHEAD = 40 * DAY
+CLIENTS = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+
+
+def settings(url, tmp_path):
+    return {"DATABASE_URL": url, "SQLITE_PATH": str(tmp_path / "calls.db"), "CLOCK": None}
+
+
+@pytest.fixture
+def connect(tmp_path):
+    """A store at a URL, which goes by the server's clock as it does in production."""
+    opened = []
+
+    def connect(url):
+        opened.append(stores.create(settings(url, tmp_path)))
+        return opened[-1]
+
+    yield connect
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def store(connect, postgres):
+    return connect(postgres.url)
+
+
+@pytest.fixture
+def clock_ahead(monkeypatch):
+    """Set this process's clock 40 days ahead. Gives the true time."""
+    true = time.time
+    monkeypatch.setattr(time, "time", lambda: true() + AHEAD)
+    return true
+
+
+def record(store, call_id="call-1", received_at=None, lease=None):
+    one = update(call_id=call_id, received_at=store.now() if received_at is None else received_at)
+    return updates.record(store, one, ["log_event"], lease)
+
+
+def refusal(store):
+    """Why the store cannot be used, in one line; the same when asked again, and to whoever probes."""
+    texts = set()
+    for verb in (store.check, store.check, store.probe):
+        with pytest.raises(StoreError) as error:
+            verb()
+        texts.add(str(error.value))
+    [text] = texts
+    assert store.failure() == text
+    assert "\n" not in text
+    return text
+
+
+def test_nothing_connects_before_the_first_verb(store, postgres, tmp_path):
+    app = create_app(settings(postgres.url, tmp_path))
+    with app.app_context():
+        assert postgres.execute(CLIENTS) == [(0,)]
+    store.check()
+    assert postgres.execute(CLIENTS) > [(0,)]
+
+
+def test_importing_the_app_imports_no_driver_and_connects_to_nothing(postgres):
+    program = "import app, sys; print('psycopg' in sys.modules, app.app.extensions['store'].failure() == '')"
+    environment = {**os.environ, "DATABASE_URL": "", "SQLITE_PATH": os.devnull}
+    command = [sys.executable, "-c", program]
+    assert subprocess.check_output(command, cwd=ROOT, env=environment, text=True) == "False True\n"
+    environment["DATABASE_URL"] = postgres.url
+    assert subprocess.check_output(command, cwd=ROOT, env=environment, text=True) == "True True\n"
+    assert postgres.execute(CLIENTS) == [(0,)]
+
+
+def test_a_store_that_was_made_before_a_fork_works_on_both_sides(store, postgres, tmp_path):
+    program = """
+import json, os, sys, stores
+from stores import updates
+from tests.race import update
+
+store = stores.create(json.loads(sys.argv[1]))
+child = next((number for number in (1, 2, 3) if os.fork() == 0), 0)
+for step in range(20):
+    assert updates.record(store, update(f"{child}-{step}"), ["log_event"])
+if child:
+    os._exit(0)
+assert [os.wait()[1] for _ in range(3)] == [0, 0, 0]
+store.close()
+"""
+    command = [sys.executable, "-c", program, json.dumps(settings(postgres.url, tmp_path))]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=60)
+    assert updates.count(store) == 80
+
+
+def test_many_threads_share_few_connections(store, postgres):
+    start = threading.Barrier(64)
+
+    def write(number):
+        start.wait()
+        return [record(store, f"call-{number}-{step}") for step in range(5)]
+
+    with ThreadPoolExecutor(64) as pool:
+        ids = {update_id for found in pool.map(write, range(64)) for update_id in found}
+    assert len(ids) == updates.count(store) == 320
+    assert [(2,)] <= postgres.execute(CLIENTS) <= [(8,)]
+
+
+def test_a_closed_store_lets_go_of_every_connection_and_the_next_verb_opens_one(store, postgres):
+    record(store)
+    store.close()
+    wait_until(lambda: postgres.execute(CLIENTS) == [(0,)])
+    assert updates.count(store) == 1
+    record(store, "call-2")
+    assert updates.count(store) == 2
+
+
+def test_one_thread_finds_out_that_nobody_answers_and_the_others_do_not_wait_as_long_each(connect):
+    with closing(create_server(("127.0.0.1", 0), backlog=32)) as listener:
+        store = connect(f"postgresql://postgres@127.0.0.1:{listener.getsockname()[1]}/postgres")
+        start = threading.Barrier(8)
+
+        def check(_):
+            start.wait()
+            with pytest.raises(StoreError) as error:
+                store.check()
+            return str(error.value)
+
+        with ThreadPoolExecutor(8) as pool:
+            assert {*pool.map(check, range(8))} == {store.failure()}
+        listener.setblocking(False)
+        listener.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def test_an_error_in_one_statement_says_why_and_ends_nothing(store):
+    record(store)
+    with pytest.raises(StoreError, match=r"127\.0\.0\.1:\d+: null value in column"):
+        store.execute("INSERT INTO locks VALUES ('x', NULL)")
+    assert store.failure() == ""
+    assert updates.count(store) == 1
+
+
+def test_tables_that_are_dropped_while_in_use_are_made_anew_by_a_probe(store, postgres):
+    record(store)
+    postgres.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    with pytest.raises(StoreError, match='relation "updates" does not exist'):
+        record(store)
+    assert "updates" in store.failure()
+    store.probe()
+    assert store.failure() == ""
+    assert record(store)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_cannot_keep_every_text_is_refused(connect, postgres, encoding):
+    postgres.execute(f"CREATE DATABASE other ENCODING '{encoding}' TEMPLATE template0")
+    try:
+        store = connect(postgres.url.removesuffix("postgres") + "other")
+        assert refusal(store).endswith(f": the database's encoding is {encoding}: create one with UTF8")
+    finally:
+        postgres.execute("DROP DATABASE other WITH (FORCE)")
+
+
+def test_a_server_that_is_too_old_is_refused(store, monkeypatch):
+    monkeypatch.setattr(module, "OLDEST", 990000)
+    assert refusal(store).endswith(": PostgreSQL 14 or newer is needed")
+
+
+def test_a_wrong_password_is_named_as_such_and_not_shown(connect, postgres, caplog):
+    caplog.set_level(logging.DEBUG)
+    url = postgres.url.replace(postgres.password, "s3cr3t-but-wrong")
+    text = refusal(connect(url))
+    assert "password authentication failed" in text
+    assert text.endswith(": set DATABASE_URL to the right user and password")
+    assert text.startswith(f"127.0.0.1:{postgres.port}: ")
+    assert "s3cr3t" not in text + caplog.text
+
+
+def test_an_unknown_user_database_and_host_are_told_without_the_password(connect, postgres):
+    for part, other in (("postgres:", "nobody:"), ("/postgres", "/nothing"), (f":{postgres.port}", ":1")):
+        head, _, tail = postgres.url.rpartition(part)
+        text = refusal(connect(f"{head}{other}{tail}"))
+        assert postgres.password not in text
+
+
+def test_an_option_that_the_server_does_not_fulfil_says_what_to_set(connect, postgres):
+    text = refusal(connect(f"{postgres.url}?sslmode=require"))
+    assert text.endswith(": set sslmode in DATABASE_URL, as ?sslmode=require")
+
+
+def test_a_user_and_password_of_any_characters_work(connect, postgres):
+    user, password = "a %:/@b", "p%s:/@?# w%41"
+    postgres.execute(f"CREATE ROLE \"{user}\" SUPERUSER LOGIN PASSWORD '{password}'")
+    try:
+        store = connect(
+            f"postgres://{quote(user, safe='')}:{quote(password, safe='')}@127.0.0.1:{postgres.port}/postgres"
+        )
+        assert record(store)
+        assert store.server == f"127.0.0.1:{postgres.port}"
+        store.close()
+    finally:
+        postgres.empty()
+        postgres.execute(f'DROP ROLE "{user}"')
+
+
+def test_time_is_the_server_s_from_the_first_time_that_it_is_asked_for(store, clock_ahead):
+    before = clock_ahead()
+    assert before - 1 <= store.now() <= clock_ahead() + 1
+
+
+def test_a_process_whose_clock_ran_ahead_leases_as_the_others_do(store, connect, postgres, clock_ahead):
+    before = clock_ahead()
+    update_id = record(store, lease=store.now() + 60)
+    [stored] = updates.since(store)
+    assert before - 1 <= stored.kept_at <= clock_ahead() + 1
+    assert before + 59 <= stored.jobs[0].due_at <= clock_ahead() + 61
+    other = connect(postgres.url)
+    assert jobs.lease_next(other, "log_event", other.now(), other.now() + 60) is None
+    assert jobs.bound(other, 61, 3600) == 0
+    assert locks.acquire(store, "prune", 60) == 0
+    assert 58 < locks.acquire(other, "prune", 60) <= 60
+    jobs.settle(store, update_id, stored.jobs[0].due_at, [])
+    calls.note_checked(store, "call-1", unknown=False)
+    assert before - 1 <= calls.get(store, "call-1").checked_at <= clock_ahead() + 1
+
+
+def test_a_process_whose_clock_ran_ahead_prunes_no_more_than_it_should(postgres, clock_ahead, tmp_path):
+    app = create_app(settings(postgres.url, tmp_path))
+    with app.app_context():
+        store = app.extensions["store"]
+        for days in (0, 29, 31):
+            update_id = record(store, f"{days} days old", clock_ahead() - days * DAY)
+            jobs.finish(store, "log_event", [update_id])
+        locks.hold(store, "prune", -1)  # the day since the last time is over
+        for _ in upkeep.upkeep(set()):
+            pass
+        assert {stored.call_id for stored in updates.since(store)} == {"0 days old", "29 days old"}
+        assert clock_ahead() + DAY - 60 < locks.ends_at(store, "prune") < clock_ahead() + DAY + 60
+        assert retention.prune(store, store.now() - 30 * DAY, 9) == (0, 0)
+    store.close()
+
+
+def test_advice_names_a_clock_that_is_wrong(store, clock_ahead):
+    assert any("clock is 3456000 s ahead" in sentence for sentence in store.advice())
+
+
+def test_an_answer_is_waited_for_no_longer_than_a_second_but_by_who_may(store):
+    store.check()
+    with store.transaction() as execute:
+        execute("SELECT pg_sleep(1.5)")
+    with pytest.raises(StoreError, match="no answer within 1 s"):
+        store.query("SELECT pg_sleep(30)")
+    assert "no answer" in store.failure()
+    store.probe()
+    assert store.failure() == ""
+
+
+def test_the_driver_s_errors_are_all_errors_of_the_store(store, postgres):
+    record(store)
+    postgres.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    )
+    with pytest.raises(StoreError) as error:
+        updates.count(store)
+    assert isinstance(error.value.__cause__, psycopg.Error)
+    store.probe()
+    assert updates.count(store) == 1
