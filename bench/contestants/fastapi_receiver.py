@@ -1,6 +1,7 @@
-"""The same promises with FastAPI, uvicorn, httpx and asyncio's Redis client, as that stack is written well.
+"""The same promises with FastAPI, uvicorn, httpx and asyncpg, as that stack is written well.
 
-Two round trips an update: its record, and then what the handlers came to, in one transaction. What fails is retried.
+Two statements an update: its record, with its jobs and its call, and then what the handlers came to. What fails is
+retried.
 """
 
 import asyncio
@@ -14,20 +15,43 @@ import sys
 import time
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
+import asyncpg
 import httpx
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import AwareDatetime, BaseModel, StringConstraints, ValidationError
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 SECRET, CRM_URL = os.environ["WEBHOOK_SECRET"].encode(), os.environ.get("CRM_WEBHOOK_URL")
 TOLERANCE, LEASE, RETRY, OUTBOUND_TIMEOUT = 300, 60, 30, 3.0
-HANDLERS = ("log_event", "track_call", "update_crm")
+HANDLERS = ("log_event", "update_crm")
+FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+TABLES = """
+CREATE TABLE IF NOT EXISTS fastapi_updates (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, call_id TEXT NOT NULL,
+  status TEXT NOT NULL, received_at DOUBLE PRECISION NOT NULL, message TEXT NOT NULL, UNIQUE (call_id, status));
+CREATE TABLE IF NOT EXISTS fastapi_jobs (update_id BIGINT NOT NULL REFERENCES fastapi_updates (id) ON DELETE CASCADE,
+  handler TEXT NOT NULL, due_at DOUBLE PRECISION NOT NULL, PRIMARY KEY (update_id, handler));
+CREATE INDEX IF NOT EXISTS fastapi_jobs_due ON fastapi_jobs (due_at);
+CREATE TABLE IF NOT EXISTS fastapi_calls (id TEXT PRIMARY KEY, status TEXT NOT NULL, type TEXT, line TEXT,
+  customer TEXT, received_at DOUBLE PRECISION NOT NULL, started_at DOUBLE PRECISION, ended_at DOUBLE PRECISION,
+  error TEXT);
+CREATE INDEX IF NOT EXISTS fastapi_calls_received ON fastapi_calls (received_at);
+"""
+RECORD = """
+WITH kept AS (INSERT INTO fastapi_updates (call_id, status, received_at, message) VALUES ($1, $2, $3, $4)
+    ON CONFLICT DO NOTHING RETURNING id),
+  jobs AS (INSERT INTO fastapi_jobs SELECT id, unnest($5::text[]), $6 FROM kept),
+  tracked AS (INSERT INTO fastapi_calls AS c SELECT $1, $2, $7, $8, $9, $3, $10, $11, $12 FROM kept
+    ON CONFLICT (id) DO UPDATE SET status = CASE WHEN c.ended_at IS NOT NULL THEN c.status ELSE excluded.status END,
+    started_at = coalesce(c.started_at, excluded.started_at), ended_at = coalesce(c.ended_at, excluded.ended_at),
+    error = coalesce(c.error, excluded.error), received_at = least(c.received_at, excluded.received_at))
+SELECT id FROM kept"""
+TAKE = """
+UPDATE fastapi_jobs AS j SET due_at = $2 FROM fastapi_updates AS u WHERE u.id = j.update_id AND (update_id, handler) =
+  (SELECT update_id, handler FROM fastapi_jobs WHERE due_at <= $1 ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+RETURNING u.id, u.message, j.handler"""
 Name = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
@@ -66,10 +90,6 @@ class Message(BaseModel):
     assistant: Assistant | None = None
 
     @property
-    def name(self) -> str:
-        return f"{self.call.id}\t{self.call.status}"
-
-    @property
     def line(self) -> str | None:
         return self.phone_number and self.phone_number.number
 
@@ -84,16 +104,16 @@ class Envelope(BaseModel):
 
 @asynccontextmanager
 async def lifespan(app: FastAPI):
-    app.state.redis = Redis.from_url(os.environ["REDIS_URL"], socket_timeout=0.5, decode_responses=True)
-    script = Path(__file__).with_suffix(".lua").read_text()
-    app.state.script = app.state.redis.register_script(script)
-    await app.state.redis.script_load(script)
+    app.state.db = await asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=1, max_size=8, command_timeout=1)
+    async with app.state.db.acquire() as connection, connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock(1)")
+        await connection.execute(TABLES)
     app.state.crm = httpx.AsyncClient(timeout=OUTBOUND_TIMEOUT, trust_env=False)
     retrying = asyncio.create_task(retry(app))
     yield
     retrying.cancel()
     await app.state.crm.aclose()
-    await app.state.redis.aclose()
+    await app.state.db.close()
 
 
 app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
@@ -117,19 +137,21 @@ async def status_update(request: Request) -> PlainTextResponse:
         message = Envelope.model_validate_json(body).message
     except ValidationError as error:
         return JSONResponse({"error": error.errors(include_input=False, include_url=False)}, 422)
-    now, kept = time.time(), message.model_dump_json()
-    keys = [f"fastapi:call:{message.call.id}", f"fastapi:update:{message.name}"]
+    now, call, at = time.time(), message.call, message.timestamp.timestamp()
+    values = [call.id, call.status, now, message.model_dump_json(), HANDLERS, now + LEASE]
+    values += [call.type, message.line, message.caller, at if call.status == "in-progress" else None]
+    values += [at if call.status.startswith("ended") else None, message.error]
     try:
-        new = await app.state.script(keys, ["record", now, now + LEASE, kept, message.name, *HANDLERS])
-    except RedisError:
+        update_id = await app.state.db.fetchval(RECORD, *values)
+    except FAILURES:
         return JSONResponse({"error": "could not be kept, send it again"}, 503, {"Retry-After": "30"})
-    if new:
-        await work(message, now, HANDLERS)
+    if update_id is not None:
+        await work(message, update_id, HANDLERS)
     return PlainTextResponse("OK")
 
 
-async def work(message: Message, received_at: float, handlers: tuple[str, ...]) -> None:
-    """Do what the handlers are for, and settle their rows: what failed is due again later."""
+async def work(message: Message, update_id: int, handlers: tuple[str, ...]) -> None:
+    """Do what the handlers are for, and settle their jobs: what failed is due again later."""
     failed = []
     if "log_event" in handlers:
         log_event(message)
@@ -139,19 +161,16 @@ async def work(message: Message, received_at: float, handlers: tuple[str, ...]) 
         except httpx.HTTPError as error:
             logger.warning(json.dumps({"event": "handler failed", "call_id": message.call.id, "error": str(error)}))
             failed.append("update_crm")
-    rows = {handler: f"{message.name}\t{handler}" for handler in handlers}
+    done = [handler for handler in handlers if handler not in failed]
     try:
-        async with app.state.redis.pipeline(transaction=True) as pipeline:
-            if "track_call" in handlers:
-                key = f"fastapi:call:{message.call.id}"
-                pipeline.evalsha(app.state.script.sha, 1, key, *track(message, received_at))
-            done = [row for handler, row in rows.items() if handler not in failed]
-            if done:
-                pipeline.zrem("fastapi:pending", *done)
-            if failed:
-                pipeline.zadd("fastapi:pending", {rows[each]: time.time() + RETRY for each in failed}, xx=True)
-            await pipeline.execute()
-    except RedisError as error:
+        if done:
+            await app.state.db.execute(
+                "DELETE FROM fastapi_jobs WHERE update_id = $1 AND handler = ANY($2)", update_id, done
+            )
+        if failed:
+            later = time.time() + RETRY
+            await app.state.db.execute("UPDATE fastapi_jobs SET due_at = $2 WHERE update_id = $1", update_id, later)
+    except FAILURES as error:
         logger.error(json.dumps({"event": "not settled", "call_id": message.call.id, "error": str(error)}))
 
 
@@ -169,11 +188,6 @@ def log_event(message: Message) -> None:
         "end_reason": message.end_reason,
     }
     logger.info(re.sub(r"(\+\d{3})\d+(\d{2})", r"\1***\2", json.dumps(line)))
-
-
-def track(message: Message, received_at: float) -> list:
-    call, values = message.call, (message.error, message.call.type, message.line, message.caller)
-    return ["track", call.status, message.timestamp.timestamp(), *(v or "" for v in values), call.id, received_at]
 
 
 async def update_crm(message: Message) -> None:
@@ -195,13 +209,11 @@ async def update_crm(message: Message) -> None:
 
 
 async def retry(app: FastAPI) -> None:
-    """Every second, do what is due: one row at a time."""
+    """Every second, do what is due: one job at a time."""
     while True:
         await asyncio.sleep(1)
         try:
-            while taken := await app.state.script([], ["take", time.time(), time.time() + LEASE]):
-                row, (kept, received_at) = taken
-                handler = row.rpartition("\t")[2]
-                await work(Message.model_validate_json(kept), float(received_at), (handler,))
-        except RedisError as error:
+            while taken := await app.state.db.fetchrow(TAKE, time.time(), time.time() + LEASE):
+                await work(Message.model_validate_json(taken["message"]), taken["id"], (taken["handler"],))
+        except FAILURES as error:
             logger.error(json.dumps({"event": "retries wait for the store", "error": str(error)}))
