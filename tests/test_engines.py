@@ -162,7 +162,7 @@ def test_both_databases_report_the_same(pair, verbs):
 
 changes = st.fixed_dictionaries(
     {
-        "received_at": st.sampled_from([NOW, NOW + 1, NOW + 2]),
+        "received_at": st.sampled_from([NOW, NOW + 1]),
         "timestamp": st.sampled_from(("2025-12-13T12:00:00Z", "2025-12-13T12:05:00Z")),
         "customer": st.sampled_from([None, {"number": None}, {"number": "+31612345678"}, {"number": "+31612345679"}]),
         "phone_number": st.sampled_from([None, {"number": None, "name": "Web"}, {"number": "+31850835037"}]),

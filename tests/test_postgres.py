@@ -227,12 +227,12 @@ def test_a_user_and_password_of_any_characters_work(connect, postgres):
         postgres.execute(f'DROP ROLE "{user}"')
 
 
-def test_time_is_the_server_s_from_the_first_time_that_it_is_asked_for(store, clock_ahead):
+def test_time_is_the_server_s_from_the_first_time_that_it_is_asked_for(clock_ahead, store):
     before = clock_ahead()
     assert before - 1 <= store.now() <= clock_ahead() + 1
 
 
-def test_a_process_whose_clock_ran_ahead_leases_as_the_others_do(store, connect, postgres, clock_ahead):
+def test_a_process_whose_clock_ran_ahead_leases_as_the_others_do(clock_ahead, store, connect, postgres):
     before = clock_ahead()
     update_id = record(store, lease=store.now() + 60)
     [stored] = updates.since(store)
@@ -248,7 +248,7 @@ def test_a_process_whose_clock_ran_ahead_leases_as_the_others_do(store, connect,
     assert before - 1 <= calls.get(store, "call-1").checked_at <= clock_ahead() + 1
 
 
-def test_a_process_whose_clock_ran_ahead_prunes_no_more_than_it_should(postgres, clock_ahead, tmp_path):
+def test_a_process_whose_clock_ran_ahead_prunes_no_more_than_it_should(clock_ahead, postgres, tmp_path):
     app = create_app(settings(postgres.url, tmp_path))
     with app.app_context():
         store = app.extensions["store"]
@@ -264,7 +264,7 @@ def test_a_process_whose_clock_ran_ahead_prunes_no_more_than_it_should(postgres,
     store.close()
 
 
-def test_advice_names_a_clock_that_is_wrong(store, clock_ahead):
+def test_advice_names_a_clock_that_is_wrong(clock_ahead, store):
     assert any("clock is 3456000 s ahead" in sentence for sentence in store.advice())
 
 

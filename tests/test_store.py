@@ -1,6 +1,7 @@
 """What the verbs of the store do, on a real SQLite file and a real PostgreSQL."""
 
 import json
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -407,6 +408,14 @@ class TestCalls:
         assert (call.received_at, call.customer, call.line) == (NOW - 1, "+31612345678", "+31850835037")
         assert calls.active(store) == []
         assert calls.hourly(store, NOW - 3600) == [HourlyCount(HOUR, "ended", "", 1, 1, 300.0, NOW + 400)]
+
+    @pytest.mark.parametrize("statuses", [("ended", "ended-with-error"), ("queued", "ringing")])
+    def test_updates_received_at_once_give_the_same_call_in_any_order(self, store, statuses):
+        for call_id, order in (("one", statuses), ("other", statuses[::-1])):
+            for status in order:
+                record(store, status, call_id, error=status, end_reason=status, timestamp=START)
+        one, other = (calls.get(store, call_id) for call_id in ("one", "other"))
+        assert one == replace(other, id="one")
 
     def test_an_unknown_status_neither_starts_nor_ends_one(self, store):
         assert track(store, "ringing").status == "ringing"
