@@ -29,7 +29,7 @@ OLDEST = 140000
 UPGRADE_LOCK = 0x63616C6C  # of this program's own choosing
 IDENTITY = "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # each failure is logged where it is noticed
-BYTES_AN_UPDATE = 2000  # of the database, settled, of a call with two; measured
+BYTES_AN_UPDATE = 1200  # of the database, settled, of a call with two; measured
 
 
 class _Connection(psycopg.Connection):
