@@ -38,12 +38,14 @@ def drain(db: Database) -> None:
         db.probe()
     if not waiting(db) or locks.acquire(db.spool, "drain", BATCH_TIME):
         return
-    with ThreadPoolExecutor(WRITERS) as pool:  # so that they share the server's waits for its disk
-        stored = updates.since(db.spool)
-        while batch := list(islice(stored, BATCH)):
-            moved = list(pool.map(partial(_move, db), batch))
-            _discard(db.spool, [each for each, was_moved in zip(batch, moved, strict=True) if was_moved])
-    locks.hold(db.spool, "drain", 0)
+    try:
+        with ThreadPoolExecutor(WRITERS) as pool:  # so that they share the server's waits for its disk
+            stored = updates.since(db.spool)
+            while batch := list(islice(stored, BATCH)):
+                moved = list(pool.map(partial(_move, db), batch))
+                _discard(db.spool, [each for each, was_moved in zip(batch, moved, strict=True) if was_moved])
+    finally:
+        locks.hold(db.spool, "drain", 0)
 
 
 def _move(db: Database, stored: StoredUpdate) -> bool:

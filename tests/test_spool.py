@@ -4,12 +4,16 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import psycopg
 import pytest
 import requests
 
-from tests.conftest import SECRET, URL, message, query, signed, wait_until
+import config
+import stores
+from stores import StoreError, spool, updates
+from tests.conftest import SECRET, URL, message, query, signed, update, wait_until
 from tests.test_failures import QUICK, kill, posted, settled
 from tests.test_outages import is_done
 
@@ -146,6 +150,21 @@ def test_what_is_spooled_is_exported_and_survives_a_restart_and_leaves_no_number
     assert call_ids(one) == {"call-1"}
     for table in ("updates", "jobs", "calls"):
         assert query(tmp_path / "calls.db.spool", f"SELECT * FROM {table}") == []
+
+
+def test_a_drain_that_failed_is_taken_up_again_as_soon_as_the_server_takes_updates(postgres, tmp_path):
+    path = str(tmp_path / "calls.db")
+    with closing(stores.create(config.load({"SQLITE_PATH": path, "DATABASE_URL": postgres.url}))) as db:
+        db.check()
+        postgres.execute("ALTER TABLE updates RENAME TO away")
+        assert spool.record(db, update(), ["log_event"]).outcome == "spooled"
+        with pytest.raises(StoreError, match="updates"):
+            spool.drain(db)
+        assert spool.waiting(db) == 1
+        postgres.execute("ALTER TABLE away RENAME TO updates")
+        spool.drain(db)
+        assert spool.waiting(db) == 0
+        assert [stored.call_id for stored in updates.since(db)] == ["call-1"]
 
 
 def test_where_server_and_spool_are_gone_it_answers_503_and_logs_the_message(receiver, server):
