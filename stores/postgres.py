@@ -88,12 +88,10 @@ class Postgres:
         self.execute("INSERT INTO locks VALUES ('check', 0) ON CONFLICT (name) DO UPDATE SET until = excluded.until")
 
     def advice(self) -> list[str]:
-        ((version, size, used, allowed, commit, ahead),) = self.query(
+        ((version, size, used, allowed, commit),) = self.query(
             "SELECT current_setting('server_version'), pg_database_size(current_database()),"
             " (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),"
-            " current_setting('max_connections'), current_setting('synchronous_commit'),"
-            " date_part('epoch', clock_timestamp()) - :now",
-            {"now": time.time()},
+            " current_setting('max_connections'), current_setting('synchronous_commit')"
         )
         found = [
             f"PostgreSQL {version}, a primary: the database has {size / 1e6:,.0f} MB, about"
@@ -101,6 +99,7 @@ class Postgres:
             f"{used} of {allowed} connections are used; a process of this receiver takes {CONNECTIONS} at most.",
             f"synchronous_commit is {commit}{': a crash of the server can lose the last updates' * (commit == 'off')}.",
         ]
+        ahead = time.monotonic() + self._ahead - time.time()
         if abs(ahead) > 1:
             found.append(f"This machine's clock is {abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} it.")
         return found

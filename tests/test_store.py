@@ -167,13 +167,15 @@ class TestTexts:
 
 
 class TestRaces:
-    def test_of_many_who_record_an_update_at_once_one_is_told_that_it_is_new(self, store, racing_store):
+    def test_of_many_who_do_the_same_at_once_one_wins(self, store, racing_store):
         assert racing_store("record") == 1
         assert racing_store("record") == 0
         assert updates.count(store) == 1
         assert [*jobs_of(store)] == ["log_event"]
         assert racing_store("lease") == 1
         assert jobs_of(store)["log_event"].due_at == LEASE + 60
+        assert racing_store("lock") == 1
+        assert racing_store("lock") == 0
 
     def test_of_many_who_record_an_update_of_one_call_each_nobody_loses_it(self, store, racing_store):
         assert racing_store("record a status each") == PROCESSES * THREADS
@@ -182,10 +184,6 @@ class TestRaces:
         assert calls.get(store, "call-1").status == max(statuses)
         assert racing_store("lease") == PROCESSES * THREADS
         assert racing_store("lease") == 0
-
-    def test_of_many_who_ask_for_a_lock_at_once_one_gets_it(self, racing_store):
-        assert racing_store("lock") == 1
-        assert racing_store("lock") == 0
 
 
 @pytest.fixture
