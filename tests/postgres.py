@@ -111,7 +111,7 @@ class PostgresServer:
 
     def _ready(self):
         assert self.running, self.log.read_text()
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, ValueError):
             pid, *_, status = (self.data / "postmaster.pid").read_text().splitlines()
             return pid == str(self.process.pid) and status.strip() == "ready"
 

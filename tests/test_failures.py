@@ -14,12 +14,13 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import requests
 
 from schemas.status_update import isoformat
-from tests.conftest import SECRET, URL, message, wait_until
+from tests.conftest import SECRET, URL, message, query, wait_until
 
 QUICK = {"LEASE": 1.0, "RETRY_EVERY": 0.05, "RETRY_FIRST": 0.2, "PROBE_EVERY": 0.2}
 
@@ -206,6 +207,21 @@ def test_clients_that_stop_in_the_middle_of_a_request_hold_nobody_up(receiver):
         with closing(connection):
             while connection.recv(4096):
                 pass
+
+
+@pytest.mark.parametrize("deleted", [("-wal",), ("-shm",), ("-wal", "-shm")])
+def test_a_log_deleted_under_load_costs_no_update_and_ruins_no_file(receiver, tmp_path, deleted):
+    server = receiver(WEB_CONCURRENCY="2")
+    with load(server, answers := Counter()) as acknowledged:
+        wait_until(lambda: len(acknowledged) >= 50)
+        for suffix in deleted:
+            Path(f"{tmp_path / 'calls.db'}{suffix}").unlink()
+        target = len(acknowledged) + 50
+        wait_until(lambda: len(acknowledged) >= target)
+    assert answers.keys() <= {200, 503}
+    assert server.stop() == 0
+    assert query(tmp_path / "calls.db", "PRAGMA integrity_check") == [("ok",)]
+    assert set(acknowledged) <= {call_id for (call_id,) in query(tmp_path / "calls.db", "SELECT call_id FROM updates")}
 
 
 class TestStoreInTrouble:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stores import StoreError, calls, sqlite_file, updates
+from stores import StoreError, calls, sqlite_log, updates
 from stores.sqlite import SQLite
 from tests.conftest import update, wait_until
 
@@ -24,7 +24,7 @@ def keep(store, call_id="call-1"):
 
 def test_what_is_recorded_was_brought_to_the_disk_a_repeat_too(store, monkeypatch):
     synced = []
-    monkeypatch.setattr(sqlite_file, "_sync_data", synced.append)
+    monkeypatch.setattr(sqlite_log, "_sync_data", synced.append)
     assert keep(store)
     assert len(synced) == 1
     assert keep(store) is None  # the first may not be on the disk yet
@@ -36,7 +36,7 @@ def test_what_cannot_be_brought_to_the_disk_is_not_acknowledged(store, monkeypat
         raise OSError("no such disk")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite_file, "_sync_data", fail)
+        patch.setattr(sqlite_log, "_sync_data", fail)
         with pytest.raises(StoreError, match="calls.db: no such disk"):
             keep(store)
     assert keep(store, "call-2")
@@ -50,7 +50,7 @@ def test_one_sync_serves_all_who_wait_for_it(store, monkeypatch):
         goes_on.wait(20)
 
     keep(store, "first")
-    monkeypatch.setattr(sqlite_file, "_sync_data", sync)
+    monkeypatch.setattr(sqlite_log, "_sync_data", sync)
     threads = [threading.Thread(target=keep, args=(store, f"call-{number}")) for number in range(9)]
     for thread in threads:
         thread.start()
@@ -87,7 +87,7 @@ def test_who_waits_for_a_sync_that_fails_is_not_acknowledged_either(store, monke
             keep(store, call_id)
         return True
 
-    monkeypatch.setattr(sqlite_file, "_sync_data", sync)
+    monkeypatch.setattr(sqlite_log, "_sync_data", sync)
     with ThreadPoolExecutor(2) as pool:
         assert all(pool.map(fails, ("call-1", "call-2")))
 
@@ -95,7 +95,7 @@ def test_who_waits_for_a_sync_that_fails_is_not_acknowledged_either(store, monke
 def test_a_log_that_is_deleted_by_itself_is_noticed_and_loses_nothing(store):
     keep(store, "before")
     Path(f"{store.path}-wal").unlink()
-    with pytest.raises(StoreError, match="No such file"):
+    with pytest.raises(StoreError, match="replaced while in use"):
         keep(store, "meanwhile")
     assert keep(store, "after")
     assert [kept.call_id for kept in updates.since(store)] == ["before", "meanwhile", "after"]
@@ -105,3 +105,12 @@ def test_a_folder_that_cannot_be_looked_into_is_an_error_of_the_store(tmp_path):
     with closing(SQLite(str(tmp_path / ("x" * 300) / "calls.db"))) as store:
         with pytest.raises(StoreError, match="too long"):
             calls.recent(store, 1)
+
+
+def test_a_log_whose_index_is_deleted_by_itself_is_noticed_and_loses_nothing(store):
+    keep(store, "before")
+    Path(f"{store.path}-shm").unlink()
+    with pytest.raises(StoreError, match="replaced while in use"):
+        keep(store, "meanwhile")
+    assert keep(store, "after")
+    assert [stored.call_id for stored in updates.since(store)] == ["before", "meanwhile", "after"]
