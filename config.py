@@ -178,9 +178,13 @@ def warnings(config: Mapping[str, Any]) -> list[str]:
     """The same, and what a deployment should not stay without."""
     found = dangers(config)
     if not config["WEBHOOK_SECRET"] and not config["ALLOW_UNSIGNED"]:
-        found.append("Only updates from this machine are taken: set WEBHOOK_SECRET to the provider's webhook_secret.")
+        found.append(
+            "Only `flask run` takes updates, from this machine: set WEBHOOK_SECRET to the provider's webhook_secret."
+        )
     if not config["DASHBOARD_PASSWORD"]:
-        found.append("Only this machine can see the calls: set DASHBOARD_PASSWORD to see them from elsewhere.")
+        found.append(
+            "Only `flask run` shows calls, to this machine: set DASHBOARD_PASSWORD to see them from elsewhere."
+        )
     return found
 
 

@@ -38,14 +38,12 @@ blueprint.add_app_template_filter(paused_at)
 
 @blueprint.before_request
 def require_access() -> Response | None:
-    """Refuse a request that lacks the dashboard's password or, where none is set, does not come from this machine."""
+    """Refuse a request that lacks the dashboard's password or, where none is set, is not local."""
     password = current_app.config["DASHBOARD_PASSWORD"]
     if request.endpoint in OPEN or (password is None and is_local(request.environ)):
         return None
     if password is None:
-        return _refuse(
-            403, "the calls are shown to this machine only: set DASHBOARD_PASSWORD to see them from elsewhere"
-        )
+        return _refuse(403, "without a password only `flask run` shows calls, to this machine: set DASHBOARD_PASSWORD")
     given = (request.authorization and request.authorization.password) or ""
     if hmac.compare_digest(given.encode("utf-8", "surrogateescape"), password.encode()):
         return None

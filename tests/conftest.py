@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import redis
 import requests
+from flask import Flask
+from flask.testing import FlaskClient
 
 import config
 import stores
@@ -22,6 +24,7 @@ from tests.postgres import new_postgres, postgres, postgres_server, postgres_tem
 
 ROOT = Path(__file__).parent.parent
 SECRET = "whsec_test_secret_12345"
+PASSWORD = "test password"
 URL = "/webhooks/status-update"
 NOW = 1_800_001_800.0
 
@@ -37,6 +40,17 @@ def pytest_terminal_summary(terminalreporter):
     if os.environ.get("CI") == "true" and terminalreporter.stats.get("skipped"):
         terminalreporter.section("skipped tests are failures where CI=true")
         terminalreporter._session.exitstatus = 1
+
+
+class LocalClient(FlaskClient):
+    """A client on this machine of what `flask run` serves."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.environ_base["SERVER_SOFTWARE"] = "Werkzeug/3.1"
+
+
+Flask.test_client_class = LocalClient
 
 
 class Clock:
@@ -189,7 +203,8 @@ def service():
 
 
 class Receiver:
-    """The receiver as a process of its own, on a real port."""
+    """The receiver as a process of its own, on a real port. Unless told otherwise, it takes what is unsigned and has a
+    password, as gunicorn takes nobody for local."""
 
     def __init__(self, *command, path, **environment):
         self.port = int(environment.get("PORT", free_port()))
@@ -200,6 +215,8 @@ class Receiver:
             "PORT": str(self.port),
             "SQLITE_PATH": str(path / "calls.db"),
             "PYTHONUNBUFFERED": "1",
+            "ALLOW_UNSIGNED": "true",
+            "DASHBOARD_PASSWORD": PASSWORD,
             **{name: value.replace("PORT", str(self.port)) for name, value in environment.items()},
         }
         self.command = [sys.executable, "-m", *(part.replace("PORT", str(self.port)) for part in command)]

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from schemas.status_update import isoformat
-from tests.conftest import message, wait_until
+from tests.conftest import PASSWORD, message, wait_until
 from tests.screenshot import CHROMIUM, chromium, fill
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, which is in requirements-dev.txt")
@@ -35,7 +35,8 @@ def complaints():
 @pytest.fixture
 def page(receiver, browser, complaints):
     """A page in New York, closed before a receiver is; whatever its console complains of is a failure."""
-    context = browser.new_context(timezone_id="America/New_York", locale="en-GB")
+    credentials = {"username": "", "password": PASSWORD, "send": "always"}
+    context = browser.new_context(timezone_id="America/New_York", locale="en-GB", http_credentials=credentials)
     page = context.new_page()
     page.on("console", lambda line: complaints.append(line.text) if line.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))

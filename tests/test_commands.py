@@ -7,7 +7,7 @@ from commands.base import webhook_url
 from commands.simulate import made_up_calls
 from stores import get_store, jobs, updates
 from stores.records import Job
-from tests.conftest import NOW, SECRET, update
+from tests.conftest import NOW, PASSWORD, SECRET, update
 
 
 def record(app, call_id="call-1", job=None):
@@ -143,7 +143,7 @@ def test_simulate_posts_signed_calls_and_counts_the_answers(receiver):
     assert done.returncode == 0, done.stderr
     assert "answered 200" in done.stdout and "slowest" in done.stdout
     assert {line["status"] for line in server.exported()} == {"in-progress", "ended-with-error"}
-    assert requests.get(f"{server.url}/calls.json", timeout=5).json()["active"] == []
+    assert requests.get(f"{server.url}/calls.json", auth=("", PASSWORD), timeout=5).json()["active"] == []
     server.environment["WEBHOOK_SECRET"] = "wrong"
     done = server.flask("simulate", "--url", server.url, "--calls", "1", "--rate", "1000")
     assert done.returncode == 1

@@ -1,6 +1,6 @@
 import pytest
 
-from signature import InvalidSignature, StaleSignature, is_local, sign, verify
+from signature import FORWARDED, InvalidSignature, StaleSignature, is_local, sign, verify
 from tests.conftest import SECRET
 
 NOW = 1_700_000_000
@@ -66,10 +66,13 @@ def test_a_wrong_signature_is_never_called_stale():
     assert not isinstance(caught.value, StaleSignature)
 
 
+LOCAL = {"SERVER_SOFTWARE": "Werkzeug/3.1", "REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "localhost"}
+
+
 @pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000"])
 @pytest.mark.parametrize("peer", ["127.0.0.1", "127.8.8.8", "::1"])
 def test_a_request_from_this_machine_is_local(peer, host):
-    assert is_local({"REMOTE_ADDR": peer, "HTTP_HOST": host})
+    assert is_local(LOCAL | {"REMOTE_ADDR": peer, "HTTP_HOST": host})
 
 
 @pytest.mark.parametrize(
@@ -80,10 +83,11 @@ def test_a_request_from_this_machine_is_local(peer, host):
         {"HTTP_HOST": "example.com"},
         {"HTTP_HOST": "127.0.0.1.example.com"},
         {"HTTP_HOST": ""},
-        {"HTTP_X_FORWARDED_FOR": "127.0.0.1"},
-        {"HTTP_FORWARDED": ""},
-        {"HTTP_X_REAL_IP": "127.0.0.1"},
+        {"SERVER_SOFTWARE": "gunicorn/27.0.1"},
+        {"SERVER_SOFTWARE": ""},
+        *({name: ""} for name in FORWARDED),
+        *({name: "127.0.0.1"} for name in FORWARDED),
     ],
 )
-def test_a_request_through_a_proxy_or_for_another_host_is_not_local(environ):
-    assert not is_local({"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "localhost"} | environ)
+def test_a_request_under_gunicorn_through_a_proxy_or_for_another_host_is_not_local(environ):
+    assert not is_local(LOCAL | environ)
