@@ -15,7 +15,7 @@ from marshmallow import ValidationError
 from commands.base import Command, first_secret, new_session, post, webhook_url
 from handlers import HANDLERS
 from schemas import strict_json
-from schemas.status_update import StatusUpdate, field_errors, isoformat, load
+from schemas.status_update import StatusUpdate, field_errors, in_utc, isoformat, load
 from stores import Database, get_store, spool, updates
 from stores.records import StoredUpdate
 
@@ -113,7 +113,7 @@ def received_at(line: dict[str, Any]) -> datetime:
     """When an exported or logged line's update was received; now, where the line does not say."""
     try:
         moment = datetime.fromisoformat(line.get("received_at") or line["time"])
-        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+        return in_utc(moment.replace(tzinfo=moment.tzinfo or UTC))
     except (KeyError, ValueError, TypeError, OverflowError):
         return datetime.fromtimestamp(get_store().now(), UTC)
 

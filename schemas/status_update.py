@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, missing, validate
@@ -87,9 +87,9 @@ class _Timestamp(fields.AwareDateTime):
         if not isinstance(value, str) or len(value) < len("2025-12-13T12:00"):
             raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE)
         try:
-            return super()._deserialize(value, *args, **kwargs).astimezone(UTC)
+            return in_utc(super()._deserialize(value, *args, **kwargs))
         except OverflowError:
-            raise ValidationError("Not a time in the years 1 to 9999 UTC.") from None
+            raise ValidationError("Not a time in the years 2 to 9998 UTC.") from None
 
 
 class _Object(fields.Field):
@@ -180,6 +180,14 @@ def dump(update: StatusUpdate) -> dict[str, Any]:
     if update.metadata is not None:
         message["assistant"] = {"metadata": update.metadata}
     return {"message": message}
+
+
+def in_utc(time: datetime) -> datetime:
+    """An aware time in UTC. Raises OverflowError where not every zone and rounding keeps it in the years 1 to 9999."""
+    time = time.astimezone(UTC)
+    if not MINYEAR < time.year < MAXYEAR:
+        raise OverflowError
+    return time
 
 
 def isoformat(time: datetime) -> str:

@@ -80,6 +80,9 @@ def test_a_timestamp_is_in_utc_whatever_its_zone(text, expected):
         [],
         "0001-01-01T00:00:00+14:00",
         "9999-12-31T23:59:59-01:00",
+        "9999-12-31T23:59:59.999999Z",
+        "9999-01-01T00:00:00Z",
+        "0001-12-31T23:59:59Z",
     ],
 )
 def test_it_refuses_what_is_no_timestamp(wrong):
