@@ -122,10 +122,11 @@ def calls_json() -> Response:
     return jsonify(found | {name: [call_state(each) for each in found[name]] for name in MOST})
 
 
+@blueprint.get("/calls")
 @blueprint.get("/calls/<path:call_id>")
-def call(call_id: str) -> str | Response:
-    """One call's timeline."""
-    store = get_store()
+def call(call_id: str | None = None) -> str | Response:
+    """One call's timeline. Links have the id as `?id=`, as in a path `..` is not an id."""
+    call_id, store = call_id or request.args.get("id", ""), get_store()
     state, found = calls.get(store, call_id), updates.of_call(store, call_id)
     if state is None and not found:
         return _refuse(404, "no call with this id is kept")
@@ -149,7 +150,7 @@ def run_again() -> Response:
     store = get_store()
     if jobs.retry_now(store, failed=True, call_id=call_id, handler=name):
         retry_one(handler, store.now(), forced=True)
-    return redirect(url_for(".call", call_id=call_id) if call_id else url_for(".index"), 303)
+    return redirect(url_for(".call", id=call_id) if call_id else url_for(".index"), 303)
 
 
 @blueprint.get("/export")

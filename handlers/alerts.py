@@ -60,7 +60,7 @@ def alert_text(update: StatusUpdate, seconds: float | None, more: int, now: floa
         f"Late: told {duration(late)} after it was received" if late > LATE else None,
     ]
     told = "\n".join(plain(line) for line in lines if line)
-    return f"{told}\n{url.rstrip('/')}/calls/{quote(update.call.id, safe='')}" if url else told
+    return f"{told}\n{url.rstrip('/')}/calls?id={quote(update.call.id, safe='')}" if url else told
 
 
 def plain(text: str) -> str:

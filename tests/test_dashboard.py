@@ -1,6 +1,7 @@
 import base64
 import json
 from html.parser import HTMLParser
+from urllib.parse import urljoin
 
 import pytest
 
@@ -196,6 +197,14 @@ def test_no_list_grows_without_end_and_all_are_counted(client, clock, monkeypatc
     assert page(client).text.count("The newest 1 are listed.") == 2
 
 
+@pytest.mark.parametrize("call_id", [".", "..", "../export", "a/../../export", "/", "//example.com", "a b?c&d=e#f%2e+"])
+def test_the_link_of_a_call_leads_to_it(client, call_id):
+    client.post(URL, json=message(call_id=call_id))
+    for part in ("Active", "recent"):
+        [link] = [a["href"] for a in page(client).all("a") if a.get("id") == f"{part}-{call_id}"]
+        assert f"Call id {call_id}" in page(client, urljoin("http://localhost/", link)).text
+
+
 HOSTILE = "<script>alert(1)</script>"
 BREAKING = '"><img src=x onerror=alert(1)>'
 
@@ -317,7 +326,7 @@ class TestRunAgain:
         record(app, "a", failed(9))
 
     @pytest.mark.parametrize("headers", [SAME_ORIGIN, {"Origin": "http://localhost"}, {"Origin": "https://localhost"}])
-    @pytest.mark.parametrize(("form", "location"), [({"call_id": "a"}, "/calls/a"), ({}, "/")])
+    @pytest.mark.parametrize(("form", "location"), [({"call_id": "a"}, "/calls?id=a"), ({}, "/")])
     def test_failed_work_is_done_at_once(self, client, service, headers, form, location):
         answer = client.post("/run-again", data={"handler": "update_crm", **form}, headers=headers)
         assert (answer.status_code, answer.location) == (303, location)
@@ -466,3 +475,13 @@ def test_figures_are_added_up():
     ]
     empty = last_24_hours([], NOW)
     assert (empty["calls"], empty["error_rate"], empty["mean_seconds"]) == (0, None, None)
+
+
+@pytest.mark.parametrize("timestamp", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"])
+def test_no_time_at_an_end_of_the_calendar_breaks_a_page(client, timestamp):
+    for taken in (timestamp, timestamp.replace("0001", "0002").replace("9999-", "9998-")):
+        client.post(URL, json=message(timestamp=taken))
+        client.post(URL, json=message("ended", timestamp=taken))
+        for path in ("/", "/live", "/calls.json", "/export"):
+            assert client.get(path).status_code == 200
+    assert client.get("/calls?id=call-1").status_code == 200

@@ -221,10 +221,10 @@ class TestAlerts:
             headers=secret | {"X-Forwarded-Proto": "https"},
             base_url="http://calls.example.com",
         )
-        assert service.bodies[0]["text"].endswith("\nhttps://calls.example.com/calls/call-_%2B316")
+        assert service.bodies[0]["text"].endswith("\nhttps://calls.example.com/calls?id=call-_%2B316")
         app.config["PUBLIC_URL"] = "https://x.onrender.com"
         fail(app, clock, "call-2", "y")
-        assert service.bodies[1]["text"].endswith("\nhttps://x.onrender.com/calls/call-2")
+        assert service.bodies[1]["text"].endswith("\nhttps://x.onrender.com/calls?id=call-2")
 
     def text(self, error="x", **fields):
         return alert_text(update("ended-with-error", error=error, **fields), None, 0, 0, None)
