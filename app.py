@@ -18,6 +18,7 @@ import dashboard
 import logs
 import stores
 from config import clock
+from dashboard.guesses import Guesses
 from dispatch import dispatch
 from handlers import active_calls
 from refusals import NOT_KEPT, Refusals, count_refusal
@@ -43,6 +44,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
         "redis": active_calls.connect(app.config),
         "services": {},
         "refusals": Refusals(),
+        "guesses": Guesses(),
     }
 
     @app.before_request

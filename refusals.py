@@ -11,6 +11,7 @@ from stores import Database, StoreError, get_store
 from stores.records import Refused
 
 NOT_KEPT = "could not be kept"
+TOO_MANY_GUESSES = "too many wrong passwords"
 _STRANGE = "The provider does not send such requests: look who does, or what changes them on the way."
 # What the text of a refusal begins with, its status code, and what to do. Nothing else is counted, and no sender's text
 # is kept.
@@ -31,6 +32,11 @@ REASONS = {
     "the body stopped halfway": (400, "The network in front of this receiver cuts requests off."),
     "not JSON": (400, _STRANGE),
     "not a status update": (422, "The log names the wrong fields, and has these updates whole."),
+    TOO_MANY_GUESSES: (
+        429,
+        "Somebody guesses DASHBOARD_PASSWORD: make it long and random. Ten wrong ones from an address, or a hundred in"
+        " all, close the dashboard for the rest of the minute.",
+    ),
     NOT_KEPT: (503, "The log says why, and has these updates whole."),
 }
 FLUSH_EVERY = 1.0  # seconds

@@ -10,10 +10,11 @@ from werkzeug.datastructures import WWWAuthenticate
 
 import refusals
 from commands.transfer import every_update, exported
-from config import WEBHOOK_PATH, dangers, warnings
+from config import WEBHOOK_PATH, clock, dangers, warnings
 from dashboard.content import call_state, first_hour, handler_state, iso, kept_update, last_24_hours, paused_at
 from dispatch import retry_one
 from handlers import HANDLERS
+from refusals import TOO_MANY_GUESSES, count_refusal
 from signature import is_local
 from stores import Database, StoreError, calls, get_store, jobs, spool, updates
 from stores.records import Backlog
@@ -45,7 +46,15 @@ def require_access() -> Response | None:
     if password is None:
         return _refuse(403, "without a password only `flask run` shows calls, to this machine: set DASHBOARD_PASSWORD")
     given = (request.authorization and request.authorization.password) or ""
-    if hmac.compare_digest(given.encode("utf-8", "surrogateescape"), password.encode()):
+    right = hmac.compare_digest(given.encode("utf-8", "surrogateescape"), password.encode())
+    # The last of these is the one that the platform's own router has added.
+    address = request.headers.get("X-Forwarded-For", request.remote_addr or "").rpartition(",")[2].strip()
+    if current_app.extensions["guesses"].too_many(address, bool(given) and not right, clock()):
+        count_refusal(TOO_MANY_GUESSES, clock())
+        answer = _refuse(429, f"{TOO_MANY_GUESSES}: wait a minute")
+        answer.headers["Retry-After"] = "60"
+        return answer
+    if right:
         return None
     answer = _refuse(401, "give the DASHBOARD_PASSWORD, with any user name")
     answer.www_authenticate = WWWAuthenticate("basic", {"realm": "calls", "charset": "UTF-8"})

@@ -61,6 +61,8 @@ def test_every_reason_is_counted_by_its_name(app, client, store, flush, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr("app.dispatch", fail)
         asked["could not be kept"] = client.post(URL, data=BODY)
+    app.config["DASHBOARD_PASSWORD"] = "hush"
+    asked["too many wrong passwords"] = [client.get("/", auth=("", "guess")) for _ in range(11)][-1]
     assert set(asked) == set(REASONS)
     assert all(answer.json["error"].startswith(reason) for reason, answer in asked.items())
     flush()
