@@ -7,10 +7,33 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+NUMBERS = ("line", "customer")  # fields that are phone numbers, however they are written
+PHONE_NUMBER = re.compile(
+    r"(?:\+|%2B|(?<![\dA-Za-z.+-])00)(?:[ ().-]{0,2}\d){6,}"  # international, in groups or not
+    r"|(?<![\dA-Za-z.+-])\d{9,15}(?![\dA-Za-z]|[.-]\d)",  # digits alone, but no part of an id or of a time
+    re.ASCII,
+)
+
 
 def mask(text: str) -> str:
     """`text` with every phone number shortened: +31612345678 becomes +316***78."""
-    return re.sub(r"(\+|%2B)(\d{3})\d+(\d{2})", r"\1\2***\3", text)
+    return PHONE_NUMBER.sub(lambda found: shortened(found[0]), text)
+
+
+def shortened(number: str) -> str:
+    """The first three digits and the last two, unless there are hardly more."""
+    plus = "%2B" if number.startswith("%2B") else number[: number.startswith("+")]
+    digits = "".join(filter(str.isdigit, number[len(plus) :]))
+    return f"{plus}{digits[:3]}***{digits[-2:]}" if len(digits) > 5 else number
+
+
+def masked(value: Any, name: str = "") -> Any:
+    """A field's value with every phone number in it shortened."""
+    if isinstance(value, str):
+        return shortened(value) if name in NUMBERS else mask(value)
+    if isinstance(value, dict):
+        return {name: masked(each, name) for name, each in value.items()}
+    return [masked(each) for each in value] if isinstance(value, list) else value
 
 
 LOG_FIELDS = ("call_id", "status", "handler", "error", "ms")
@@ -32,10 +55,10 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        text = mask(self.render(line))
+        line = masked(line)
         if "update" in given:
-            text = f'{mask(json.dumps(line))[:-1]}, "message": {json.dumps(record.update)}}}'
-        return text
+            return f'{json.dumps(line)[:-1]}, "message": {json.dumps(record.update)}}}'
+        return self.render(line)
 
     def render(self, line: dict[str, Any]) -> str:
         return json.dumps(line)

@@ -18,7 +18,19 @@ from tests.conftest import message
         ("/calls/call-_%2B31612345678_abc", "/calls/call-_%2B316***78_abc"),
         ("+123456", "+123***56"),
         ("+12345", "+12345"),
-        ("31612345678", "31612345678"),
+        ("31612345678", "316***78"),
+        ("0031612345678", "003***78"),
+        ("+31 6 12345678", "+316***78"),
+        ("+31 (0)6 12.34.56.78 busy", "+310***78 busy"),
+        ("0612345678", "061***78"),
+        ("sip:31612345678@x", "sip:316***78@x"),
+        ("asked 31612345678.", "asked 316***78."),
+        ("call-_31612345678_abc", "call-_316***78_abc"),
+        ("2025-12-13T12:05:00.000+00:00", "2025-12-13T12:05:00.000+00:00"),
+        ("5c4d030f-43e3-4e65-899e-814852166012", "5c4d030f-43e3-4e65-899e-814852166012"),
+        ("after 1765627200.123456789 s", "after 1765627200.123456789 s"),
+        ("sha256=" + "1234567890abcdef" * 4, "sha256=" + "1234567890abcdef" * 4),
+        ("127.0.0.1:8000 answered 503 within 3000 ms", "127.0.0.1:8000 answered 503 within 3000 ms"),
     ],
 )
 def test_phone_numbers_are_masked(text, masked):
@@ -36,6 +48,15 @@ def test_a_line_of_the_log_is_one_json_object():
     assert json.loads(line).keys() == {"time", "level", "event", "call_id", "status", "customer"}
     assert "\n" not in line
     assert "12345" not in line
+
+
+@pytest.mark.parametrize("number", ["06-12 34 56 78", "612345", "tel 06 1234-5678", "٠١٢٣٤٥٦٧٨", "(020) 123 45 67"])
+@pytest.mark.parametrize("formatter", [JsonLines(), Readable()])
+def test_fields_that_are_numbers_are_masked_however_they_are_written(formatter, number):
+    for field in ("line", "customer"):
+        line = formatter.format(record(fields={field: number, "ms": 1234567890123}))
+        assert number not in line and json.dumps(number)[1:-1] not in line
+        assert "***" in line and "1234567890123" in line
 
 
 def test_a_traceback_is_part_of_the_line_and_masked():
