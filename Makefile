@@ -31,7 +31,7 @@ screenshot: .venv/installed ## Take the README's picture again (needs chromium)
 bench: .venv/bench $(EXPRESS)/node_modules ## Measure what an update costs (ROUNDS=7)
 	@.venv/bin/python -m bench.cost
 
-bench-growth: .venv/bench ## Measure it with 10,000 to a million updates kept
+bench-growth: .venv/bench ## Measure it with a million updates kept
 	@.venv/bin/python -m bench.growth
 
 bench-failure: .venv/bench ## Measure it while a CRM or the database fails

@@ -1,6 +1,6 @@
-"""Fills a store through its own verbs, record and track, so that the state is the one that settled updates leave.
+"""Fills a database through the store's own verb, so that it is as settled updates leave it.
 
-Only the waiting is left out: one transaction for many updates (SQLite), many scripts in one round trip (Valkey).
+Only the waiting is left out: many updates are one transaction.
 """
 
 import random
@@ -14,63 +14,60 @@ from datetime import UTC, datetime
 import config
 import stores
 from schemas.status_update import Call, Customer, PhoneNumber, StatusUpdate
+from stores import updates
 
-BATCH, PAGE, DAYS = 2000, 100, 29
+BATCH, DAYS = 2000, 29
+LAST_DAY = 0.1  # the share of all calls: 50,000 of a million updates
 LINE = PhoneNumber("+31850835037", "HMS Sovereign Demo")
 
 
 def fill(environment: dict[str, str], first: int, count: int) -> None:
-    """Keep the updates from `first` on; both of each call are spread over the DAYS until now."""
-    store = stores.create(config.load(environment))
+    """Keep the updates from `first` on, in the order in which they would have come."""
+    db = stores.create(config.load(environment))
+    db.check()
     for start in range(first, first + count, BATCH):
-        with at_once(store):
+        with one_transaction(db):
             for update in made_up(start, min(BATCH, first + count - start), first + count):
-                now = update.received_at.timestamp()
-                store.record(update, [], now, now=now)
+                db.now = update.received_at.timestamp
+                updates.record(db, update, [])
         print(f"\r{start + BATCH:9} kept", end="", file=sys.stderr, flush=True)
-    store.close()
+    db.close()
 
 
 def made_up(first: int, count: int, of: int) -> Iterator[StatusUpdate]:
     """One call in ten ends with an error."""
     for index in range(first, first + count, 2):
-        started = time.time() - DAYS * 86400 * (1 - index / of) - 600
-        id, caller = str(uuid.uuid4()), Customer(f"+316{index % 10**8:08}")
+        started = time.time() - 86400 * days_ago(index / of) - 600
+        id, caller = str(uuid.uuid4()), Customer(number(index))
         last = ("ended-with-error", "STT connection failed") if index % 20 == 0 else ("ended", None)
         for status, error, at in (("in-progress", None, started), (*last, started + random.uniform(10, 500))):
             moment = datetime.fromtimestamp(at, UTC)
             yield StatusUpdate(Call(id, status, "inbound_phone_call"), moment, moment, LINE, caller, error)
 
 
+def number(index: int) -> str:
+    """The caller's, of the call whose updates begin at `index`."""
+    return f"+316{index % 10**8:08}"
+
+
+def days_ago(part: float) -> float:
+    """When the call was that comes after this part of all."""
+    before = 1 - LAST_DAY
+    return (1 - part) / LAST_DAY if part > before else 1 + (DAYS - 1) * (1 - part / before)
+
+
 @contextmanager
-def at_once(store: stores.Store) -> Iterator[None]:
-    """What the verbs answer within it means nothing."""
-    if store.name == "sqlite":
-        with store.write() as db:
-            store.write = lambda **_: nullcontext(db)
-            try:
-                yield
-            finally:
-                del store.write
+def one_transaction(db: stores.Database) -> Iterator[None]:
+    """What `record` answers within it means nothing."""
+    if db.name == "sqlite":
+        with db.write() as connection:
+            db.write = lambda **_: nullcontext(connection)
+            yield
+            del db.write
         return
-    server, commands = store._store._server, []
-    server._evaluate = lambda *command: commands.append(command)
-    try:
+    from stores.postgres import _native
+
+    with db._connection(patience=600) as connection, connection.transaction(), connection.pipeline():
+        db.execute = lambda sql, values: connection.execute(_native(sql), values, prepare=True) and []
         yield
-    finally:
-        del server._evaluate
-    send(server, commands)
-
-
-def send(server: object, commands: list[tuple]) -> None:
-    from stores.redis_server import _HASHES, _SCRIPTS
-
-    connection = server._connections[0]
-    for verb in {verb for verb, *_ in commands}:
-        connection.send_command("SCRIPT", "LOAD", _SCRIPTS[verb])
-        connection.read_response()
-    for start in range(0, len(commands), PAGE):
-        page = [("EVALSHA", _HASHES[verb], 0, verb, *rest) for verb, *rest in commands[start : start + PAGE]]
-        connection.send_packed_command(connection.pack_commands(page))
-        for _ in page:
-            connection.read_response()
+        del db.execute
