@@ -34,8 +34,9 @@ bench: .venv/bench $(EXPRESS)/node_modules ## Measure what an update costs (ROUN
 bench-growth: .venv/bench ## Measure it with a million updates kept
 	@.venv/bin/python -m bench.growth
 
-bench-failure: .venv/bench ## Measure it while a CRM or the database fails
+bench-failure: .venv/bench $(EXPRESS)/node_modules ## Measure it while a CRM or the database fails, and after
 	@.venv/bin/python -m bench.failure
+	@.venv/bin/python -m bench.catch_up
 
 # Without npm the contestant that needs it is skipped.
 $(EXPRESS)/node_modules: $(EXPRESS)/package.json
