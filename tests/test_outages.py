@@ -12,7 +12,7 @@ import psycopg
 import pytest
 import requests
 
-from tests.conftest import URL, message, wait_until
+from tests.conftest import PASSWORD, URL, message, wait_until
 from tests.loopback import Address
 from tests.postgres import unprivileged
 from tests.test_failures import QUICK
@@ -86,7 +86,7 @@ def check(load, receiver, service, kept_elsewhere=frozenset()):
     assert kept | kept_elsewhere == load.acknowledged
     assert {(body["call_id"], body["status"]) for body in service.bodies} == load.acknowledged
     active = {call_id for call_id, _ in kept} - {call_id for call_id, status in kept if status == "ended"}
-    calls = requests.get(f"{receiver.url}/calls.json", timeout=10).json()
+    calls = requests.get(f"{receiver.url}/calls.json", auth=("", PASSWORD), timeout=10).json()
     assert calls["counts"] == {"active": len(active), "stale": 0}
     assert {call["id"] for call in calls["active"]} <= active
     times = [seconds for _, seconds in load.answers]

@@ -13,7 +13,7 @@ import requests
 import config
 import stores
 from stores import StoreError, spool, updates
-from tests.conftest import SECRET, URL, message, query, signed, update, wait_until
+from tests.conftest import PASSWORD, SECRET, URL, message, query, signed, update, wait_until
 from tests.test_failures import QUICK, kill, posted, settled
 from tests.test_outages import is_done
 
@@ -61,7 +61,7 @@ def test_two_receivers_are_one(receiver, postgres, service, tmp_path):
     assert first.exported() == second.exported()
     assert len(first.exported()) == len(service.bodies) == 11
     for each in (first, second):
-        active = requests.get(f"{each.url}/calls.json", timeout=10).json()["active"]
+        active = requests.get(f"{each.url}/calls.json", auth=("", PASSWORD), timeout=10).json()["active"]
         assert {call["id"] for call in active} == {f"call-{number}" for number in range(1, 10)}
 
 
