@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     """The receiver; `config` goes over the settings of the environment. Opens no connection."""
     logs.configure_logging()
+    commands.check_port()
     app = Flask(__name__, static_folder=None)
     app.config.update(settings.load(), **(config or {}))
     app.json.sort_keys = False

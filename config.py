@@ -1,8 +1,10 @@
 """Settings: read from the environment once, and checked."""
 
+import errno
 import logging
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -191,6 +193,22 @@ def warnings(config: Mapping[str, Any]) -> list[str]:
 def clock() -> float:
     """This machine's time, in Unix seconds. What is kept goes by the store's, `now()`."""
     return (current_app.config["CLOCK"] or time.time)()
+
+
+def check_free(address: tuple[str, int] | str) -> None:
+    """End the process in one line if no server can listen at `address`: host and port, or a Unix socket's path."""
+    try:
+        if isinstance(address, tuple):
+            socket.create_server(address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET).close()
+        else:  # whoever binds a path last has it, so ask whether somebody answers
+            with socket.socket(socket.AF_UNIX) as client:
+                if client.connect_ex(address) == 0:
+                    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    except OSError as error:
+        where = address if isinstance(address, str) else ":".join(map(str, address))
+        raise SystemExit(
+            f"Nothing can listen at {where}: {error.strerror}. Choose another, or end what does."
+        ) from None
 
 
 def announce(config: Mapping[str, Any], **fields: Any) -> None:

@@ -46,9 +46,19 @@ class Logger(glogging.Logger):
 logger_class = Logger
 
 
+# Where these are set, a socket that listens already is handed over: by systemd, or by the gunicorn that this replaces.
+HANDED_OVER = {"LISTEN_FDS", "GUNICORN_FD"}
+
+
 def on_starting(server):
-    """Refuse nonsense settings in one line, or say what is on and off: once, before any worker does."""
-    app_config.announce(app_config.load(), address=[":".join(map(str, address)) for address in server.address])
+    """Refuse nonsense settings and a port in use in one line, or say what is on and off: once, before any worker."""
+    config = app_config.load()
+    if HANDED_OVER.isdisjoint(os.environ):
+        for address in server.address:
+            if not isinstance(address, int):  # fd://
+                app_config.check_free(address)
+    named = [":".join(map(str, each)) if isinstance(each, tuple) else str(each) for each in server.address]
+    app_config.announce(config, address=named)
 
 
 def post_worker_init(worker):

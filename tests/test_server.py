@@ -1,7 +1,9 @@
 """The receiver as it runs in production, and in development: real processes, real ports, real services."""
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -77,6 +79,45 @@ def test_a_nonsense_setting_ends_it_in_one_line(command, settings, line):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(line)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [("gunicorn", "app:app"), ("flask", "run", "--port", "PORT"), ("make", "run")])
+def test_a_port_in_use_ends_it_in_one_line(command, receiver):
+    port = str(receiver("flask", "run", "--port", "PORT").port)
+    if command[0] == "make" and not (ROOT / ".venv/installed").exists():
+        pytest.skip("make run runs in .venv, which make installs")
+    command = [part.replace("PORT", port) for part in command]
+    done = subprocess.run(
+        command if command[0] == "make" else [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "PORT": port, "SQLITE_PATH": os.devnull},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode
+    [line] = [line for line in done.stderr.splitlines() if not line.startswith("make: ***")]
+    assert f":{port}: Address already in use" in line
+    assert "Takes status updates" not in done.stdout
+
+
+def test_a_receiver_can_listen_at_a_unix_socket_which_a_second_one_does_not_take(receiver, tmp_path):
+    path = tmp_path / "receiver.sock"
+    command = ("gunicorn", "--bind", "127.0.0.1:PORT", "--bind", f"unix:{path}", "app:app")
+    server = receiver(*command)
+    [line] = [line for line in server.lines() if line["event"] == "starting"]
+    assert line["address"] == [f"127.0.0.1:{server.port}", str(path)]
+    body = json.dumps(message()).encode()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        head = f"POST {URL} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body)
+        assert client.makefile().read().endswith("\n\nOK")
+    second = [sys.executable, "-m", "gunicorn", "--bind", f"unix:{path}", "app:app"]
+    done = subprocess.run(second, cwd=ROOT, env=server.environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == f"Cannot listen at {path}: Address already in use. Choose another, or end what does.\n"
+    assert path.is_socket()
 
 
 def test_sigterm_ends_it_with_exit_code_0(receiver):
