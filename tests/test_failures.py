@@ -95,7 +95,7 @@ def test_every_acknowledged_update_survives_kills_and_reaches_the_crm(receiver, 
     exported = {line["call_id"] for line in server.exported()}
     assert len(acknowledged) >= 180
     assert set(acknowledged) <= exported
-    assert exported <= posted(service).keys()
+    wait_until(lambda: exported <= posted(service).keys())
 
 
 def test_nothing_is_posted_twice_where_nothing_was_killed_not_even_by_a_deploy(receiver, service):
