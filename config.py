@@ -35,6 +35,7 @@ LIMITS = {
 }
 VERSION = "1.0"
 MAX_BODY = 1024 * 1024  # bytes
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 WEBHOOK_PATH = "/webhooks/status-update"
 
 
@@ -166,14 +167,21 @@ def on_and_off(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 def dangers(config: Mapping[str, Any]) -> list[str]:
     """What must not stay as it is, a sentence each."""
-    found = []
-    if config["ALLOW_UNSIGNED"] and not config["WEBHOOK_SECRET"]:
-        found.append("Anyone can post updates: set WEBHOOK_SECRET and unset ALLOW_UNSIGNED.")
-    if config["EPHEMERAL_DISK"] and not config["DATABASE_URL"]:
-        found.append(
-            "This platform's disk does not survive a restart: set DATABASE_URL, or SQLITE_PATH to a file that stays."
-        )
-    return found
+    disk = "This platform's disk does not survive a restart: set DATABASE_URL, or SQLITE_PATH to a file that stays."
+    secrets, open_to_all = config["WEBHOOK_SECRET"], config["ALLOW_UNSIGNED"]
+    found = {
+        "Anyone can post updates: set WEBHOOK_SECRET and unset ALLOW_UNSIGNED.": open_to_all and not secrets,
+        "Without WEBHOOK_SECRET anyone could post updates: unset ALLOW_UNSIGNED.": open_to_all and secrets,
+        "An update of any age can be posted again: unset WEBHOOK_TOLERANCE.": secrets
+        and not config["WEBHOOK_TOLERANCE"],
+        "Who sees the calls can post updates: set another DASHBOARD_PASSWORD.": config["DASHBOARD_PASSWORD"] in secrets,
+        disk: config["EPHEMERAL_DISK"] and not config["DATABASE_URL"],
+    }
+    for key, url in (("CRM_TOKEN", "CRM_WEBHOOK_URL"), ("PROVIDER_API_KEY", "PROVIDER_API_URL")):
+        parts = urlsplit(config[url] or "")
+        clear = parts.scheme == "http" and parts.hostname not in LOOPBACK
+        found[f"{key} can be read on its way: set {url} to one that starts with https://."] = config[key] and clear
+    return [sentence for sentence, true in found.items() if true]
 
 
 def warnings(config: Mapping[str, Any]) -> list[str]:

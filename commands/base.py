@@ -15,8 +15,6 @@ from config import WEBHOOK_PATH
 from signature import sign
 from stores import StoreError
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
 
 class Command(click.Command):
     """A command that logs to stderr, as stdout is for its result, and says in one line that the store fails."""

@@ -14,8 +14,8 @@ import requests
 from flask import current_app
 from flask.cli import with_appcontext
 
-from commands.base import LOOPBACK, Command, first_secret, new_session, post, webhook_url
-from config import MAX_BODY, on_and_off, warnings
+from commands.base import Command, first_secret, new_session, post, webhook_url
+from config import LOOPBACK, MAX_BODY, on_and_off, warnings
 from schemas.status_update import ENDED_WITH_ERROR, IN_PROGRESS, isoformat
 from signature import sign
 from stores import get_store, spool

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import click
 from flask.cli import with_appcontext
 
-from commands.base import LOOPBACK, Command, first_secret, new_session, post, webhook_url
+from commands.base import Command, first_secret, new_session, post, webhook_url
+from config import LOOPBACK
 from schemas.status_update import isoformat
 
 

@@ -203,8 +203,8 @@ def service():
 
 
 class Receiver:
-    """The receiver as a process of its own, on a real port. Unless told otherwise, it takes what is unsigned and has a
-    password, as gunicorn takes nobody for local."""
+    """The receiver as a process of its own, on a real port. Unless told otherwise, it has a password, and without
+    a secret takes what is unsigned, as gunicorn takes nobody for local."""
 
     def __init__(self, *command, path, **environment):
         self.port = int(environment.get("PORT", free_port()))
@@ -215,7 +215,7 @@ class Receiver:
             "PORT": str(self.port),
             "SQLITE_PATH": str(path / "calls.db"),
             "PYTHONUNBUFFERED": "1",
-            "ALLOW_UNSIGNED": "true",
+            "ALLOW_UNSIGNED": str("WEBHOOK_SECRET" not in environment),
             "DASHBOARD_PASSWORD": PASSWORD,
             **{name: value.replace("PORT", str(self.port)) for name, value in environment.items()},
         }

@@ -6,6 +6,8 @@ import config
 import stores
 from config import load, on_and_off, warnings
 
+SAFE = {"WEBHOOK_SECRET": "old, secret", "DASHBOARD_PASSWORD": "password"}
+
 
 def test_without_any_setting_everything_has_its_default():
     loaded = load({})
@@ -72,7 +74,7 @@ def test_a_refused_url_is_not_shown(name, url):
     assert "hush" not in str(caught.value)
 
 
-EPHEMERAL = {"WEBHOOK_SECRET": "x", "DASHBOARD_PASSWORD": "x", "DYNO": "web.1"}
+EPHEMERAL = SAFE | {"DYNO": "web.1"}
 
 
 @pytest.mark.parametrize("environ", [EPHEMERAL, {"RENDER": "true"}, {"FLY_APP_NAME": "x"}])
@@ -138,9 +140,16 @@ def test_what_is_on_and_off_is_told_without_any_value():
     [
         ({}, ["set WEBHOOK_SECRET", "set DASHBOARD_PASSWORD"]),
         ({"ALLOW_UNSIGNED": "true", "DASHBOARD_PASSWORD": "x"}, ["Anyone can post"]),
-        (EPHEMERAL, ["does not survive a restart"]),
-        ({"WEBHOOK_SECRET": "x", "DASHBOARD_PASSWORD": "x", "FLY_APP_NAME": "x", "SQLITE_PATH": "/data/calls.db"}, []),
-        (EPHEMERAL | {"DATABASE_URL": "postgres://db/calls"}, []),
+        (SAFE | {"ALLOW_UNSIGNED": "true"}, ["unset ALLOW_UNSIGNED"]),
+        (SAFE | {"WEBHOOK_TOLERANCE": "0"}, ["any age"]),
+        (SAFE | {"DASHBOARD_PASSWORD": "secret"}, ["another DASHBOARD_PASSWORD"]),
+        (SAFE | {"CRM_WEBHOOK_URL": "http://crm.example.com", "CRM_TOKEN": "x"}, ["CRM_TOKEN can be read"]),
+        (SAFE | {"CRM_WEBHOOK_URL": "http://127.0.0.1:9000", "CRM_TOKEN": "x"}, []),
+        (SAFE | {"CRM_WEBHOOK_URL": "http://crm.example.com"}, []),
+        (SAFE | {"PROVIDER_API_URL": "http://example.com", "PROVIDER_API_KEY": "x"}, ["PROVIDER_API_KEY can be read"]),
+        (SAFE | {"DYNO": "web.1"}, ["does not survive a restart"]),
+        (SAFE | {"FLY_APP_NAME": "x", "SQLITE_PATH": "/data/calls.db"}, []),
+        (SAFE | {"DYNO": "web.1", "DATABASE_URL": "postgres://db/calls"}, []),
     ],
 )
 def test_it_warns_of_what_a_deployment_should_not_stay_without(environ, words):
