@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +19,7 @@ from urllib.parse import quote
 
 from bench import cost, fill
 from bench.contestants import Started
-from bench.processes import end_on_sigterm, free_port, gunicorn, receiver_environment, running
+from bench.processes import PASSWORD, end_on_sigterm, free_port, gunicorn, receiver_environment, running
 from bench.servers import postgres
 from bench.tables import aligned
 
@@ -53,8 +54,10 @@ def with_receiver(environment: Environment, folder: Path, measure: Callable[[Sta
 
 
 def timed(url: str) -> float:
+    login = b64encode(f":{PASSWORD}".encode()).decode()
+    request = urllib.request.Request(url, headers={"Authorization": f"Basic {login}"})
     started = time.perf_counter()
-    with urllib.request.urlopen(url, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         answer.read()
     return time.perf_counter() - started
 

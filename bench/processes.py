@@ -15,6 +15,7 @@ from tests.postgres import state
 
 ROOT = Path(__file__).parent.parent
 SECRET = "whsec_benchmark"
+PASSWORD = "a password"
 TICKS = os.sysconf("SC_CLK_TCK")
 PATIENCE = 20  # seconds for a process to start or end
 
@@ -129,6 +130,7 @@ def gunicorn(app: str, port: int, *options: str) -> list[str]:
 def receiver_environment(folder: Path, **more: str) -> dict[str, str]:
     return {
         "WEBHOOK_SECRET": SECRET,
+        "DASHBOARD_PASSWORD": PASSWORD,
         "WEB_CONCURRENCY": "2",
         "SQLITE_PATH": str(folder / "calls.db"),
         "PYTHONUNBUFFERED": "1",
