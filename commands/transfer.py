@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
@@ -15,9 +15,9 @@ from marshmallow import ValidationError
 from commands.base import Command, first_secret, new_session, post, webhook_url
 from handlers import HANDLERS
 from schemas import strict_json
-from schemas.status_update import StatusUpdate, field_errors, in_utc, isoformat, load
-from stores import Database, get_store, spool, updates
-from stores.records import StoredUpdate
+from schemas.status_update import StatusUpdate, field_errors, in_utc, load
+from stores import get_store, spool
+from stores.export import every_update, exported
 
 
 def since(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
@@ -43,34 +43,6 @@ def progress(things: Iterable[Any], label: str) -> AbstractContextManager[Iterab
     """`things`, counted on a terminal that shows nothing else."""
     hidden = sys.stdout.isatty() or not sys.stderr.isatty()
     return click.progressbar(things, label=label, file=sys.stderr, show_pos=True, hidden=hidden)
-
-
-def every_update(db: Database, since: float = 0) -> Iterator[StoredUpdate]:
-    """What is kept at `since` or later, and what waits in the spool."""
-    if spool.waiting(db):
-        yield from updates.since(db.spool, since)
-    yield from updates.since(db, since)
-
-
-def exported(kept: StoredUpdate) -> dict[str, Any]:
-    """One line of the export; `flask import` takes it."""
-    message = json.loads(kept.message)["message"]
-    return {
-        "call_id": kept.call_id,
-        "status": kept.status,
-        "timestamp": message["timestamp"],
-        "received_at": isoformat(datetime.fromtimestamp(kept.received_at, UTC)),
-        "kept_at": isoformat(datetime.fromtimestamp(kept.kept_at, UTC)),
-        "pending": [job.handler for job in kept.jobs if job.is_open],
-        "failed": [job.handler for job in kept.jobs if job.state == "failed"],
-        "done_later": [
-            {"handler": job.handler, "done_at": isoformat(datetime.fromtimestamp(job.done_at, UTC))}
-            | {"attempts": job.attempts, "error": job.error}
-            for job in kept.jobs
-            if job.state == "done"
-        ],
-        "message": message,
-    }
 
 
 @click.command("import", cls=Command)
