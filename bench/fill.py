@@ -18,7 +18,9 @@ from stores import updates
 
 BATCH, DAYS = 2000, 29
 LAST_DAY = 0.1  # the share of all calls: 50,000 of a million updates
-LINE = PhoneNumber("+31850835037", "HMS Sovereign Demo")
+LINES = [PhoneNumber(f"+3185083{5037 + index}", f"Clinic {index}") for index in range(12)]
+TYPES = ("inbound_phone_call", "inbound_phone_call", "outbound_phone_call")
+ERRORS = ("STT connection failed", "LLM timed out after 30 s", "SIP 486 Busy here", "SIP 503", "no speech heard")
 
 
 def fill(environment: dict[str, str], first: int, count: int) -> None:
@@ -27,22 +29,28 @@ def fill(environment: dict[str, str], first: int, count: int) -> None:
     db.check()
     for start in range(first, first + count, BATCH):
         with one_transaction(db):
-            for update in made_up(start, min(BATCH, first + count - start), first + count):
+            found = made_up(start, min(BATCH, first + count - start), first + count)
+            for index, update in enumerate(found, start):
                 db.now = update.received_at.timestamp
-                updates.record(db, update, [])
+                pending, failed = index % 500 == 2, index % 5000 == 1
+                updates.record(db, update, ["update_crm"] * pending, failed=["update_crm"] * failed)
         print(f"\r{start + BATCH:9} kept", end="", file=sys.stderr, flush=True)
     db.close()
 
 
 def made_up(first: int, count: int, of: int) -> Iterator[StatusUpdate]:
-    """One call in ten ends with an error."""
+    """One call in ten ends with an error, on the last day one in eight; one in fifty is a web call."""
     for index in range(first, first + count, 2):
         started = time.time() - 86400 * days_ago(index / of) - 600
         id, caller = str(uuid.uuid4()), Customer(number(index))
-        last = ("ended-with-error", "STT connection failed") if index % 20 == 0 else ("ended", None)
+        line, kind = random.choice(LINES), random.choice(TYPES)
+        if index % 100 == 4:
+            line, caller, kind = PhoneNumber(), Customer(), "web_call"
+        fails = random.random() < (0.1 if index / of < 1 - LAST_DAY else 0.125)
+        last = ("ended-with-error", random.choice(ERRORS)) if fails else ("ended", None)
         for status, error, at in (("in-progress", None, started), (*last, started + random.uniform(10, 500))):
             moment = datetime.fromtimestamp(at, UTC)
-            yield StatusUpdate(Call(id, status, "inbound_phone_call"), moment, moment, LINE, caller, error)
+            yield StatusUpdate(Call(id, status, kind), moment, moment, line, caller, error)
 
 
 def number(index: int) -> str:
