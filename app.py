@@ -46,6 +46,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
         "services": {},
         "refusals": Refusals(),
         "guesses": Guesses(),
+        "figures": {},
     }
 
     @app.before_request

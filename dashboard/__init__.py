@@ -7,19 +7,22 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify, make_response, redirect, render_template, request, url_for
 from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import BadRequest
 
 import refusals
-from commands.transfer import every_update, exported
 from config import WEBHOOK_PATH, clock, dangers, warnings
-from dashboard.content import call_state, first_hour, handler_state, iso, kept_update, last_24_hours, paused_at
+from dashboard import listing
+from dashboard.content import call_state, iso, kept_update, paused_at
+from dashboard.figures import PERIODS, figures, first_hour
+from dashboard.health import health
 from dispatch import retry_one
 from handlers import HANDLERS
 from refusals import TOO_MANY_GUESSES, count_refusal
 from signature import is_local
 from stores import Database, StoreError, calls, get_store, jobs, spool, updates
-from stores.records import Backlog
+from stores.export import every_update, exported
 
-MOST = {"active": 300, "stale": 50, "recent": 50}  # are listed; all are counted
+MOST = {"active": 300, "stale": 50}  # are listed; all are counted
 PENDING_TOO_LONG = 60.0  # seconds
 OPEN = ("dashboard.healthz", "dashboard.static")  # they show no call, so they need no password
 HEADERS = {
@@ -74,42 +77,16 @@ def unreadable(error: StoreError) -> Response:
     return _refuse(503, f"the store does not answer: {error}")
 
 
+@blueprint.errorhandler(400)
+def nonsense(error: BadRequest) -> Response:
+    return _refuse(400, error.description)
+
+
 @blueprint.get("/healthz")
 def healthz() -> tuple[Response, int]:
     """503 only when an update could not be kept now."""
-    store, failure = get_store(), ""
-    try:
-        try:
-            last_update, backlog = _check(store)
-        except StoreError as error:
-            if store.spool is None:
-                raise
-            failure = str(error)
-            last_update, backlog = _check(store.spool)
-        spooled = spool.waiting(store)
-    except StoreError as error:
-        logger.error("an update could not be kept now", extra={"error": str(error)})
-        return jsonify(status="error", store=store.name, error=str(error)), 503
-    oldest = min((each.oldest for each in backlog if each.oldest is not None), default=None)
-    health = {
-        "status": "ok",
-        "store": store.name,
-        "pending": sum(each.pending for each in backlog),
-        "failed": sum(each.failed for each in backlog),
-        "oldest_pending_s": oldest and round(store.now() - oldest, 1),
-        "last_update_at": iso(last_update),
-        "handlers": {each.handler: handler_state(each) for each in backlog},
-    }
-    failure = failure or store.failure()
-    if spooled or failure:
-        health |= {"spooled": spooled, "spooled_because": failure}
-    return jsonify(health), 200
-
-
-def _check(db: Database) -> tuple[float | None, list[Backlog]]:
-    """When the latest update came and what is still to be done. Raises StoreError if `db` could not keep an update."""
-    db.check()
-    return updates.latest(db), jobs.backlog(db)
+    shown, status = health()
+    return jsonify(shown), status
 
 
 @blueprint.get("/")
@@ -127,8 +104,18 @@ def live() -> Response:
 
 @blueprint.get("/calls.json")
 def calls_json() -> Response:
-    found = _overview()
-    return jsonify(found | {name: [call_state(each) for each in found[name]] for name in MOST})
+    """The overview, and in `recent` the page of the list that the filters ask for; `next` is the URL of the next."""
+    db = get_store()
+    page = listing.page(db)
+    found = _overview(db) | {"recent": page.calls}
+    shown = found | {name: [call_state(each) for each in found[name]] for name in ("active", "stale", "recent")}
+    older = page.older and url_for(".calls_json", **listing.asked(), before=listing.before(page))
+    return jsonify(shown | {"next": older, "last_24_hours": figures(db, db.now())})
+
+
+@blueprint.get("/calls.<any(csv, jsonl):kind>")
+def download(kind: str) -> Response:
+    return listing.download(get_store(), kind)
 
 
 @blueprint.get("/calls")
@@ -171,30 +158,36 @@ def export() -> Response:
     )
 
 
-def _overview(search: str = "") -> dict[str, Any]:
-    db = get_store()
-    now = db.now()
-    stale = now - current_app.config["STALE_AFTER"]
+def _overview(db: Database) -> dict[str, Any]:
+    stale = db.now() - current_app.config["STALE_AFTER"]
     return {
         "counts": {"active": calls.count_active(db, after=stale), "stale": calls.count_active(db, until=stale)},
         "active": calls.active(db, after=stale, limit=MOST["active"]),
         "stale": calls.active(db, until=stale, limit=MOST["stale"]),
-        "recent": calls.recent(db, MOST["recent"], search),
-        "last_24_hours": last_24_hours(calls.hourly(db, first_hour(now)), now),
     }
 
 
 def _page() -> dict[str, Any]:
-    """The overview, what needs attention, and what a receiver without updates has to say."""
-    store, config = get_store(), current_app.config
-    now = store.now()
-    search = request.args.get("search", "").strip()
-    if search.startswith("+"):
-        search = "".join(search.split())
+    """The list and, unless the URL asks for a part of it, all that is above. `figures` has what to choose from, too."""
+    db, asked, days = get_store(), listing.asked(), request.args.get("days", type=int)
+    page = listing.page(db)
+    shown = {"page": page, "older": listing.before(page), "asked": asked, "before": request.args.get("before")}
+    shown["wanted"] = listing.filters()
+    if shown["before"] or asked:
+        shown["part"] = True
+    else:
+        shown |= _now(db)
+    if request.endpoint == "dashboard.index" or not shown.get("part"):
+        shown["figures"] = figures(db, db.now(), days if days in PERIODS else 1)
+    return shown
+
+
+def _now(store: Database) -> dict[str, Any]:
+    """What is on, what needs attention, and what a receiver without updates has to say."""
+    config, now = current_app.config, store.now()
     current_app.extensions["refusals"].flush(now)
     backlog = jobs.backlog(store)
-    return _overview(search) | {
-        "search": search,
+    return _overview(store) | {
         "undone": [each for each in backlog if each.failed or (each.oldest or now) < now - PENDING_TOO_LONG],
         "refusals": refusals.since(store, first_hour(now)),
         "reasons": refusals.REASONS,

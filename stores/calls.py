@@ -1,5 +1,6 @@
 """Calls: what their updates tell of them together."""
 
+from collections.abc import Collection
 from math import inf
 from typing import Any
 
@@ -8,11 +9,13 @@ from stores import Database
 from stores.records import Call, HourlyCount
 
 ALL = 2**31 - 1
+MAX_ERROR = 300  # characters; the update itself has all of them
 
-_CALL = (
+COLUMNS = (
     "id, status, type, line, line_name, customer, received_at, started_at, start_received_at, ended_at,"
     " end_received_at, error, end_reason, seconds, checked_at, unknown"
 )
+_LASTED = "CASE WHEN ended_at >= started_at THEN ended_at - started_at END"  # `seconds`, from an index that has all
 _DETAILS = ("type", "line", "line_name", "customer")
 _FINAL = ("ended_at", "end_received_at", "error", "end_reason")
 _ACTIVE = "start_received_at IS NOT NULL AND end_received_at IS NULL"
@@ -48,23 +51,28 @@ def call_values(update: StatusUpdate) -> dict[str, Any]:
     return {
         "call_id": call.id,
         "status": call.status,
-        "type": call.type,
-        "line": line.number,
+        "type": _cut(call.type),
+        "line": _cut(line.number),
         "line_name": line.name,
-        "customer": update.customer.number,
+        "customer": _cut(update.customer.number),
         "received_at": received_at,
         "hour": int(received_at // 3600) * 3600,
         "started_at": timestamp if starts else None,
         "start_received_at": received_at if starts else None,
         "ended_at": timestamp if update.is_final else None,
         "end_received_at": received_at if update.is_final else None,
-        "error": update.error if update.is_final else None,
+        "error": _cut(update.error, MAX_ERROR) if update.is_final else None,
         "end_reason": update.end_reason if update.is_final else None,
     }
 
 
+def _cut(text: str | None, most: int = 64) -> str | None:
+    """What a call has of a text that its sender may have made as long as they like: an index takes no more."""
+    return text and text[:most]
+
+
 def get(db: Database, call_id: str) -> Call | None:
-    return next(iter(_calls(db, "id = :id", id=storable(call_id))), None)
+    return next(iter(read(db, "id = :id", id=storable(call_id))), None)
 
 
 def is_active(db: Database, call_id: str, after: float = 0) -> bool:
@@ -78,7 +86,7 @@ def active(db: Database, after: float = 0, until: float = inf, limit: int = ALL)
     `after` and no later than `until`."""
     where = f"{_ACTIVE} AND start_received_at > :after AND start_received_at <= :until"
     order = "ORDER BY start_received_at DESC, id LIMIT :limit"
-    return _calls(db, f"{where} {order}", after=after, until=until, limit=limit)
+    return read(db, f"{where} {order}", after=after, until=until, limit=limit)
 
 
 def count_active(db: Database, after: float = 0, until: float = inf) -> int:
@@ -87,20 +95,25 @@ def count_active(db: Database, after: float = 0, until: float = inf) -> int:
     return db.query(f"SELECT count(*) FROM calls WHERE {where}", {"after": after, "until": until})[0][0]
 
 
-def recent(db: Database, limit: int, search: str = "") -> list[Call]:
-    """The calls heard of last, newest first; with `search`, those with that id or customer's number."""
-    where = "id = :search OR customer = :search" if search else "1 = 1"
-    return _calls(db, f"{where} ORDER BY received_at DESC, id DESC LIMIT :limit", search=storable(search), limit=limit)
-
-
-def hourly(db: Database, since: float) -> list[HourlyCount]:
-    """What happened by hour, status and error, from the hour that `since` is in."""
+def hourly(db: Database, since: float, until: float = 2.0**53) -> list[HourlyCount]:
+    """The calls first heard of from the hour that `since` is in until `until`, by hour, line, status and error."""
+    hours = {"since": int(since // 3600) * 3600, "last": int(until)}  # integers, as the index has
     found = db.query(
-        "SELECT hour, status, coalesce(error, ''), count(*), count(seconds), coalesce(sum(seconds), 0), max(updated_at)"
-        " FROM calls WHERE hour >= :since GROUP BY hour, status, coalesce(error, '')",
-        {"since": int(since // 3600) * 3600},  # an integer, as the index has
+        f"SELECT hour, line, status, coalesce(error, ''), count(*), count({_LASTED}), coalesce(sum({_LASTED}), 0),"
+        " max(received_at) FROM calls WHERE hour >= :since AND hour <= :last AND received_at < :until"
+        " GROUP BY hour, line, status, error",
+        hours | {"until": until},
     )
     return [HourlyCount(*row) for row in found]
+
+
+def line_names(db: Database, lines: Collection[str]) -> dict[str, str]:
+    """What each of these lines was last called, of those that have a name."""
+    values = {f"line{number}": line for number, line in enumerate(lines)}
+    latest = "SELECT line_name FROM calls WHERE line = l.line ORDER BY received_at DESC LIMIT 1"
+    listed = " UNION ALL ".join(f"SELECT CAST(:{name} AS TEXT) AS line" for name in values)
+    found = db.query(f"SELECT line, ({latest}) FROM ({listed}) AS l", values) if values else []
+    return {line: name for line, name in found if name}
 
 
 def note_checked(db: Database, call_id: str, *, unknown: bool) -> None:
@@ -109,6 +122,7 @@ def note_checked(db: Database, call_id: str, *, unknown: bool) -> None:
     db.execute("UPDATE calls SET checked_at = :now, unknown = :unknown WHERE id = :id", values)
 
 
-def _calls(db: Database, where: str, **values: Any) -> list[Call]:
-    found = db.query(f"SELECT {_CALL} FROM calls WHERE {where}", values)
+def read(db: Database, where: str, table: str = "calls", **values: Any) -> list[Call]:
+    """The calls that `where` finds in `table`, or in a subquery."""
+    found = db.query(f"SELECT {COLUMNS} FROM {table} WHERE {where}", values)
     return [Call(*row[:-1], bool(row[-1])) for row in found]

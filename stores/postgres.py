@@ -201,7 +201,7 @@ def _install(connection: _Connection) -> None:
         # This also makes the server forget that it found no such table before it had the lock.
         connection.execute("CREATE TABLE IF NOT EXISTS receiver (version INTEGER NOT NULL)")
         if (version := _version(connection)) != VERSION:
-            install(connection.execute, version, IDENTITY)
+            install(connection.execute, version, IDENTITY, 'COLLATE "C"')
             connection.execute("DELETE FROM receiver")
             connection.execute(f"INSERT INTO receiver VALUES ({VERSION})")
 

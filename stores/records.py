@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from schemas.status_update import StatusUpdate, load
+from schemas.status_update import ENDED_WITH_ERROR, StatusUpdate, load
 
 
 class StoreError(Exception):
@@ -90,16 +90,21 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class HourlyCount:
-    """The calls first heard of in the hour from `hour` that have one status and error; `timed` of them lasted `seconds`
-    together. `latest` is when the latest of their updates was received."""
+    """The calls first heard of in the hour from `hour` that have one line, status and error; `timed` of them lasted
+    `seconds` together. `latest` is when the latest of them was first heard of."""
 
     hour: int
+    line: str | None
     status: str
     error: str | None
     calls: int
     timed: int
     seconds: float
     latest: float
+
+    @property
+    def errors(self) -> int:
+        return self.calls if self.status == ENDED_WITH_ERROR else 0
 
 
 @dataclass(frozen=True, slots=True)

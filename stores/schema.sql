@@ -1,8 +1,9 @@
--- Version 2. Times are Unix seconds; {id} is the database's own numbering, which orders what was kept.
+-- Version 2. Times are Unix seconds; {id} is the database's own numbering, which orders what was kept;
+-- {bytewise} sorts ids by their bytes, or those that begin the same would not be next to each other in every language.
 
 CREATE TABLE updates (
   id {id},
-  call_id TEXT NOT NULL,
+  call_id TEXT {bytewise} NOT NULL,
   status TEXT NOT NULL,
   received_at DOUBLE PRECISION NOT NULL,
   kept_at DOUBLE PRECISION NOT NULL,
@@ -28,7 +29,7 @@ CREATE INDEX jobs_open ON jobs (handler, due_at) WHERE state <> 'done';
 
 -- What the updates of a call tell of it together, in whatever order they came.
 CREATE TABLE calls (
-  id TEXT PRIMARY KEY,
+  id TEXT {bytewise} PRIMARY KEY,
   status TEXT NOT NULL,
   type TEXT,
   line TEXT,
@@ -47,10 +48,16 @@ CREATE TABLE calls (
   hour BIGINT NOT NULL, -- the hour that received_at is in, as the Unix time it began
   updated_at DOUBLE PRECISION NOT NULL -- its latest update
 );
+-- Each index answers one filter of the list of calls, newest first; every update pays for those without a WHERE.
 CREATE INDEX calls_active ON calls (start_received_at) WHERE start_received_at IS NOT NULL AND end_received_at IS NULL;
 CREATE INDEX calls_received ON calls (received_at);
-CREATE INDEX calls_customer ON calls (customer, received_at);
-CREATE INDEX calls_hourly ON calls (hour, status, error, seconds);
+CREATE INDEX calls_line ON calls (line, received_at);
+CREATE INDEX calls_type ON calls (type, received_at);
+CREATE INDEX calls_ending ON calls (substr(customer, length(customer) - 3), received_at);
+CREATE INDEX calls_failed ON calls (received_at) WHERE status = 'ended-with-error';
+CREATE INDEX calls_error ON calls (coalesce(error, ''), received_at) WHERE status = 'ended-with-error';
+CREATE INDEX calls_other ON calls (received_at) WHERE status NOT IN ('in-progress', 'ended', 'ended-with-error');
+CREATE INDEX calls_hourly ON calls (hour, line, status, error, received_at, started_at, ended_at);
 
 -- What is wrong with the receiver itself, for as long as that lasts, and when it was last reported.
 CREATE TABLE troubles (

@@ -7,6 +7,7 @@ DROP TABLE figures;
 DROP TABLE reports;
 DROP TABLE claims;
 DROP INDEX calls_recent;
+DROP INDEX calls_customer;
 
 CREATE TABLE numbered (
   id {id},
@@ -44,10 +45,16 @@ CREATE INDEX jobs_open ON jobs (handler, due_at) WHERE state <> 'done';
 ALTER TABLE calls RENAME COLUMN asked_at TO checked_at;
 ALTER TABLE calls ADD COLUMN hour BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE calls ADD COLUMN updated_at DOUBLE PRECISION NOT NULL DEFAULT 0;
-UPDATE calls SET hour = CAST(received_at / 3600 AS INTEGER) * 3600,
+UPDATE calls SET error = substr(error, 1, 300), hour = CAST(received_at / 3600 AS INTEGER) * 3600,
   updated_at = max(received_at, coalesce(start_received_at, 0), coalesce(end_received_at, 0));
 CREATE INDEX calls_received ON calls (received_at);
-CREATE INDEX calls_hourly ON calls (hour, status, error, seconds);
+CREATE INDEX calls_line ON calls (line, received_at);
+CREATE INDEX calls_type ON calls (type, received_at);
+CREATE INDEX calls_ending ON calls (substr(customer, length(customer) - 3), received_at);
+CREATE INDEX calls_failed ON calls (received_at) WHERE status = 'ended-with-error';
+CREATE INDEX calls_error ON calls (coalesce(error, ''), received_at) WHERE status = 'ended-with-error';
+CREATE INDEX calls_other ON calls (received_at) WHERE status NOT IN ('in-progress', 'ended', 'ended-with-error');
+CREATE INDEX calls_hourly ON calls (hour, line, status, error, received_at, started_at, ended_at);
 
 CREATE TABLE locks (name TEXT PRIMARY KEY, until DOUBLE PRECISION NOT NULL);
 CREATE TABLE troubles (name TEXT PRIMARY KEY, since DOUBLE PRECISION NOT NULL, reported_at DOUBLE PRECISION NOT NULL);

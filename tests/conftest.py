@@ -19,6 +19,7 @@ import config
 import stores
 from schemas.status_update import load
 from signature import sign
+from stores.search import Filters, find
 from tests.loopback import free_port, wait_until
 from tests.postgres import new_postgres, postgres, postgres_server, postgres_template  # noqa: F401
 
@@ -138,6 +139,11 @@ def message(status="in-progress", call_id="call-1", timestamp="2025-12-13T12:00:
 
 def update(status="in-progress", call_id="call-1", received_at=NOW, **fields):
     return load(message(status, call_id, **fields), datetime.fromtimestamp(received_at, UTC))
+
+
+def recent(store, limit=50, search=""):
+    """The newest calls, of those that are found by `search` where one is given."""
+    return find(store, Filters(search=search), limit=limit).calls
 
 
 def signed(body, secret=SECRET, timestamp=int(NOW)):

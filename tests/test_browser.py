@@ -10,6 +10,7 @@ from tests.conftest import PASSWORD, message, wait_until
 from tests.screenshot import CHROMIUM, chromium, fill
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, which is in requirements-dev.txt")
+Axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="is in requirements-dev.txt").Axe
 expect = playwright.expect
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
 
@@ -89,7 +90,7 @@ def test_run_again_delivers(page, receiver, service):
     server.post(message())
     page.goto(server.url)
     wait_for(page, "#attention", "update_crm: 1 update failed. Last error: answered 404: no such contact.")
-    page.locator("#recent a").click()
+    page.locator("#recent .who a").click()
     wait_for(page, ".handlers", "failed")
     with page.expect_navigation():
         page.get_by_role("button", name="Run again").click()
@@ -154,13 +155,13 @@ def test_the_chart_tells_its_figures_and_keeps_the_focus(page, receiver):
     expect(told).to_have_count(0)
     page.locator("svg rect.calls").last.hover()
     expect(told).to_contain_text(": 1 call, 0 errors")
-    page.locator("summary").click()
+    page.get_by_text("The same as a table").click()
     page.mouse.move(0, 0)
     expect(told).to_have_count(0)
-    page.locator("svg g").last.focus()
+    page.locator("svg .bar").last.focus()
     server.post(message(call_id="second", timestamp=now()))
     expect(told).to_contain_text(": 2 calls, 0 errors")
-    expect(page.locator("details td").first).to_have_text("2")
+    expect(page.locator("figure td").first).to_have_text("2")
 
 
 @pytest.mark.parametrize("active", [0, 3, 300])
@@ -177,16 +178,112 @@ def test_a_timeline_fits_every_screen(page, receiver, service, tmp_path):
     server.post(message(call_id="call-_+31612345678_" + "f" * 200))
     server.post(message("ended-with-error", "call-_+31612345678_" + "f" * 200, error="nospacesinthis" * 50))
     page.goto(server.url)
-    page.locator("#recent a").click()
+    page.locator("#recent .who a").click()
     expect(page.locator(".handlers")).to_have_count(2)
     look_at_every_size(page, tmp_path, "timeline")
 
 
 def look_at_every_size(page, folder, name):
-    for width in (1280, 360):
+    for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 900})
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             assert page.evaluate(OUTSIDE) == []
             page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", full_page=True)
+            found = Axe().run(page)
+            assert found.violations_count == 0, found.generate_report()
+
+
+@pytest.fixture
+def failing(receiver, service, tmp_path):
+    """A receiver with a day of calls, three that are on, and one whose CRM update failed after its own error."""
+    service.answers = [(404, {}, b"no such contact")]
+    fill(tmp_path / "calls.db", 3, time.time())
+    server = receiver(CRM_WEBHOOK_URL=service.url)
+    line = {"number": "+31850835037", "name": "\u062e\u0637 \u0627\u0644\u0627\u0633\u062a\u0642\u0628\u0627\u0644"}
+    server.post(message("ended-with-error", "lost", now(), error="SIP 486 Busy here", phone_number=line))
+    return server
+
+
+def test_from_the_error_rate_to_the_answer_of_the_crm_in_four_clicks(page, failing):
+    page.goto(failing.url)
+    page.locator("#error-rate").click()
+    expect(page.locator(".list tbody tr")).not_to_have_count(1)
+    page.get_by_role("link", name="Work failed").click()
+    expect(page.locator(".list tbody tr")).to_have_count(1)
+    page.locator("#recent-lost").click()
+    expect(page.locator(".handlers")).to_contain_text("answered 404: no such contact")
+
+
+@pytest.mark.parametrize("name", ["", "?days=30", "?status=ended-with-error&line=none&since=2026-01-01&search=7"])
+def test_no_page_of_the_list_has_a_barrier_or_scrolls_sideways(page, failing, tmp_path, name):
+    page.goto(f"{failing.url}/{name}")
+    look_at_every_size(page, tmp_path, "list")
+
+
+def test_without_scripts_calls_are_found_and_the_zone_is_told(browser, failing):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(failing.url)
+    expect(page.locator("header")).to_contain_text("Times in UTC")
+    page.locator("summary", has_text="Line, type").click()
+    page.locator("select[name=error]").select_option("SIP 486 Busy here")
+    page.locator("input[name=since]").fill("2026-01-01T00:00")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator("#recent-lost")).to_be_visible()
+    expect(page.locator(".list tbody tr", has_not_text="SIP 486")).to_have_count(0)
+    page.get_by_label("Number or call id").fill(NUMBER[-4:])
+    page.get_by_role("button", name="Find").click()
+    page.locator("#recent-lost").click()
+    expect(page.locator(".handlers")).to_contain_text("no such contact")
+    context.close()
+
+
+def test_a_time_is_asked_for_in_the_viewers_zone_and_sent_in_utc(page, receiver):
+    server = receiver()
+    server.post(message())
+    page.goto(server.url)
+    expect(page.locator("header")).to_contain_text("Times in America/New_York")
+    page.locator("summary", has_text="Line, type").click()
+    page.locator("input[name=until]").fill("2026-01-02T08:00")
+    page.get_by_role("button", name="Show").click()
+    assert page.url == f"{server.url}/?until=2026-01-02T13%3A00Z"
+    expect(page.locator("input[name=until]")).to_have_value("2026-01-02T08:00")
+    expect(page.locator(".chosen")).to_contain_text("2 Jan, 08:00")
+
+
+def test_numbers_stay_in_order_beside_text_that_runs_from_right_to_left(page, failing):
+    page.goto(failing.url)
+    number = page.locator("#recent tr", has=page.locator("#recent-lost")).locator("bdi", has_text="+31850835037")
+    left = """(each) => [0, 1].map((at) => {
+      const range = document.createRange();
+      range.setStart(each.firstChild, at);
+      range.setEnd(each.firstChild, at + 1);
+      return range.getBoundingClientRect().left;
+    })"""
+    plus, three = number.evaluate(left)
+    assert plus < three
+
+
+def test_notifications_are_off_until_somebody_asks_for_them(page, receiver):
+    server = receiver()
+    page.context.grant_permissions(["notifications"], origin=server.url)
+    page.add_init_script(
+        "window.heard = []; window.Notification = class extends Notification {"
+        " constructor(title, { body }) { super(title, { body }); heard.push(`${title}: ${body}`); } }"
+    )
+    server.post(message("ended-with-error", "first", now(), error="SIP 486"))
+    page.goto(server.url)
+    server.post(message("ended-with-error", "second", now(), error="SIP 486"))
+    wait_for(page, "#all-errors", "2")
+    button = page.get_by_role("button", name="Notify me")
+    assert (button.get_attribute("aria-pressed"), page.evaluate("heard")) == ("false", [])
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    server.post(message("ended-with-error", "third", now(), error="STT failed"))
+    wait_until(lambda: page.evaluate("heard.length"))
+    [told] = page.evaluate("heard")
+    assert told.startswith("A call failed: ") and "STT failed" in told
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "false")

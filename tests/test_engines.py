@@ -11,7 +11,7 @@ import stores
 from stores import calls, jobs, retention
 from stores import updates as kept_updates
 from stores.records import Job
-from tests.conftest import NOW, Clock, update
+from tests.conftest import NOW, Clock, recent, update
 
 HANDLERS = ("log_event", "update_crm\u00e9")
 IDS = ("a", "a b", "call-_+31612345678_x", "call-_+316123456789:\u00e9", "12345678")
@@ -114,7 +114,7 @@ def reported(db):
     """What every reading verb returns, in the order it must have."""
     return {
         "active": calls.active(db),
-        "recent": [calls.recent(db, limit, search) for limit in (2, 50) for search in ("", IDS[0], NUMBERS[2])],
+        "recent": [recent(db, limit, search) for limit in (2, 50) for search in ("", IDS[0], NUMBERS[2])],
         "calls": [calls.get(db, id) for id in IDS],
         "updates": [[(each.call_id, each.status, each.jobs) for each in kept_updates.of_call(db, id)] for id in IDS],
         "since": [[each.message for each in kept_updates.since(db, since)] for since in (0, NOW + 1, NOW + 2)],

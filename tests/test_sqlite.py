@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from stores import StoreError, calls, sqlite_log, updates
+from stores import StoreError, sqlite_log, updates
 from stores.sqlite import SQLite
-from tests.conftest import update, wait_until
+from tests.conftest import recent, update, wait_until
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_log_that_is_deleted_by_itself_is_noticed_and_loses_nothing(store):
 def test_a_folder_that_cannot_be_looked_into_is_an_error_of_the_store(tmp_path):
     with closing(SQLite(str(tmp_path / ("x" * 300) / "calls.db"))) as store:
         with pytest.raises(StoreError, match="too long"):
-            calls.recent(store, 1)
+            recent(store, 1)
 
 
 def test_a_log_whose_index_is_deleted_by_itself_is_noticed_and_loses_nothing(store):

@@ -6,9 +6,15 @@ const state = document.getElementById("state");
 const shown = new Map(); // by id, each part of the page as the server sent it
 let wait = EVERY, ahead = 0, tag = "", timer, answered = new Date();
 
+const KEY = "notify", told = new Set(); // ids of what was worth a notification
+
 function localize(root) {
   for (const each of root.querySelectorAll("[data-shape]")) {
     const at = new Date(each.dateTime ?? each.dataset.at), shape = each.dataset.shape;
+    if (shape === "day") {
+      each.textContent = at.toLocaleDateString([], { month: "short", day: "numeric" });
+      continue;
+    }
     const options = { hour: "2-digit", minute: "2-digit", second: shape === "second" ? "2-digit" : undefined };
     const undated = shape === "hour" || at.toDateString() === new Date().toDateString();
     each.textContent = at.toLocaleString([], undated ? options : { month: "short", day: "numeric", ...options });
@@ -44,14 +50,14 @@ function say(text) {
 }
 
 async function poll() {
-  if (document.hidden) return;
+  if (document.hidden && !notifying()) return;
   try {
     const headers = { "If-None-Match": tag }, signal = AbortSignal.timeout(10000);
     const answer = await fetch(state.dataset.live, { headers, signal, cache: "no-store" });
     if (!answer.ok && answer.status !== 304) throw new Error(answer.status);
     const off = Date.parse(answer.headers.get("Date")) - Date.now();
     if (Math.abs(off - ahead) > 2000) ahead = off; // the viewer's clock is wrong
-    if (answer.ok) show(await answer.text());
+    if (answer.ok) show(await answer.text()), notify(false);
     [tag, wait, answered] = [answer.headers.get("ETag"), EVERY, new Date()];
     say("Live");
   } catch {
@@ -62,11 +68,56 @@ async function poll() {
   timer = setTimeout(poll, wait);
 }
 
+// The form shows times in the viewer's zone; the URL has them in UTC, so that it says the same to everybody.
+function zone() {
+  const name = document.getElementById("zone"), two = (number) => String(number).padStart(2, "0");
+  if (name) name.textContent = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  for (const input of document.querySelectorAll("[data-time]")) {
+    const at = new Date(input.dataset.time);
+    if (isNaN(at)) continue;
+    const day = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
+    input.value = `${day}T${two(at.getHours())}:${two(at.getMinutes())}`;
+  }
+  document.querySelector("form[role=search]")?.addEventListener("formdata", ({ formData }) => {
+    for (const [key, value] of [...formData]) {
+      if (!value) formData.delete(key);
+      else if (key === "since" || key === "until") formData.set(key, new Date(value).toISOString().replace(":00.000", ""));
+    }
+  });
+}
+
+function notifying() {
+  return "Notification" in window && Notification.permission === "granted" && localStorage.getItem(KEY) === "yes";
+}
+
+function notify(first) {
+  for (const each of document.querySelectorAll("[data-notify]")) {
+    if (told.has(each.dataset.notify)) continue;
+    told.add(each.dataset.notify);
+    const text = (each.querySelector("p b") ?? each).innerText.replace(/\s+/g, " ").trim();
+    if (!first && notifying()) new Notification(each.matches("tr") ? "A call failed" : "Needs attention", { body: text });
+  }
+}
+
+function offer(button) {
+  const label = () => button.setAttribute("aria-pressed", notifying());
+  button.hidden = !("Notification" in window);
+  button.addEventListener("click", async () => {
+    localStorage.setItem(KEY, notifying() ? "no" : "yes");
+    if (localStorage.getItem(KEY) === "yes") await Notification.requestPermission();
+    label();
+  });
+  label();
+}
+
 for (const part of document.querySelectorAll(".part")) shown.set(part.id, part.outerHTML);
 localize(document);
+zone();
 tick();
 setInterval(tick, 1000);
 if (state) {
+  notify(true);
+  offer(document.getElementById("notify"));
   say("Live");
   timer = setTimeout(poll, EVERY);
   document.addEventListener("visibilitychange", poll);

@@ -1,0 +1,96 @@
+"""The list of calls as a URL asks for it, and as a file."""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from datetime import UTC, datetime
+from math import isfinite
+from typing import Any
+
+from flask import Response, abort, request
+
+from dashboard.content import call_state
+from stores import Database
+from stores.records import Call
+from stores.search import Filters, Page, find
+
+NAMES = [field.name for field in fields(Filters)]
+COLUMNS = ("id", "status", "type", "line", "line_name", "customer", "received_at", "started_at", "ended_at", "seconds")
+COLUMNS += ("error", "end_reason")
+# What a spreadsheet would take for a formula or a number, which it writes in its own way.
+_NO_TEXT = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]|[0-9.,]+(?:[eE][0-9]+)?\Z")
+
+
+def asked() -> dict[str, str]:
+    """The filters in the URL that say something, as they stand there."""
+    return {name: text for name in NAMES if (text := request.args.get(name, "").strip())}
+
+
+def filters() -> Filters:
+    """The filters that the URL asks for. Ends the request with 400 where one is no time."""
+    times = {name: _seconds(text) for name, text in asked().items() if name in ("since", "until")}
+    return Filters(**asked() | times)
+
+
+def page(db: Database) -> Page:
+    """The page of the list that the URL asks for."""
+    at, _, id = request.args.get("before", "").partition("~")
+    return find(db, filters(), (_number(at), id) if at else None)
+
+
+def before(page: Page) -> str | None:
+    """What the URL of the next page has as `before`."""
+    return page.older and f"{page.older[0]!r}~{page.older[1]}"
+
+
+def download(db: Database, kind: str) -> Response:
+    """All calls that the filters let through, as CSV or lines of JSON, read from the store while they are sent."""
+    states = map(call_state, _every_call(db, filters()))
+    lines = _csv(states) if kind == "csv" else (json.dumps(state) + "\n" for state in states)
+    mimetype = {"csv": "text/csv", "jsonl": "application/jsonl"}[kind]
+    return Response(lines, mimetype=mimetype, headers={"Content-Disposition": f"attachment; filename=calls.{kind}"})
+
+
+def _every_call(db: Database, wanted: Filters) -> Iterator[Call]:
+    page = find(db, wanted, limit=500)
+    yield from page.calls
+    while page.older:
+        page = find(db, wanted, page.older, limit=500)
+        yield from page.calls
+
+
+class _Line:
+    """Where a CSV writer writes: it returns the line."""
+
+    def write(self, line: str) -> str:
+        return line
+
+
+def _csv(states: Iterable[dict[str, Any]]) -> Iterator[str]:
+    writer = csv.writer(_Line())
+    yield "\ufeff" + writer.writerow(COLUMNS)  # or Excel does not take it for UTF-8
+    for state in states:
+        yield writer.writerow(map(_cell, map(state.get, COLUMNS)))
+
+
+def _cell(value: Any) -> Any:
+    """A cell's value; an apostrophe makes a text of what a spreadsheet would take for something else."""
+    return f"'{value}" if isinstance(value, str) and _NO_TEXT.match(value) else value
+
+
+def _seconds(text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+    except (ValueError, OverflowError):
+        abort(400, "give since and until as 2025-12-13T12:00Z")
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    return number if isfinite(number) else abort(400, "before is no page of this list: begin with the first")

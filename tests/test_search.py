@@ -1,0 +1,320 @@
+"""Any call can be found, by what is known of it."""
+
+import csv
+import io
+import json
+import random
+
+import pytest
+
+import stores
+from stores import calls, jobs, search, updates
+from stores.records import Job
+from stores.search import Filters, find
+from tests.conftest import NOW, URL, message, update
+from tests.test_dashboard import HOSTILE, page
+
+DAY = 24 * 3600
+CRM = ["update_crm"]
+
+
+def keep(db, call_id, status="ended", at=NOW, handlers=(), **fields):
+    return updates.record(db, update(status, call_id, at, **fields), handlers, NOW)
+
+
+def line(number, name=None):
+    return {"phone_number": {"number": number, "name": name}}
+
+
+def ids(db, before=None, limit=50, **filters):
+    return [call.id for call in find(db, Filters(**filters), before, limit).calls]
+
+
+@pytest.fixture
+def many(store):
+    """Calls of every kind, newest first by number."""
+    keep(store, "0-on", "in-progress", NOW, **line("+3110"))
+    keep(store, "1-ended", "ended", NOW - 1, **line("+3110"))
+    keep(store, "2-busy", "ended-with-error", NOW - 2, error="SIP 486", **line("+3120"))
+    keep(store, "3-mute", "ended-with-error", NOW - 3, error=None, **line(None))
+    keep(store, "4-rings", "ringing", NOW - 4, call={"id": "4-rings", "status": "ringing", "type": "web_call"})
+    keep(store, "5-busy", "ended-with-error", NOW - DAY, error="SIP 486", **line("+3110"))
+    return store
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ({}, "012345"),
+        ({"status": "in-progress"}, "0"),
+        ({"status": "ended"}, "1"),
+        ({"status": "ended-with-error"}, "235"),
+        ({"status": "other"}, "4"),
+        ({"status": "ringing"}, "4"),
+        ({"error": "SIP 486"}, "25"),
+        ({"error": "none"}, "3"),
+        ({"line": "+3110"}, "015"),
+        ({"line": "none"}, "3"),
+        ({"type": "web_call"}, "4"),
+        ({"since": NOW - 2}, "012"),
+        ({"until": NOW - 2}, "345"),
+        ({"since": NOW - 3, "until": NOW}, "123"),
+        ({"error": "SIP 486", "line": "+3110"}, "5"),
+        ({"status": "ended-with-error", "line": "+3110", "since": NOW - 9}, ""),
+        ({"status": "in-progress", "type": "inbound_phone_call"}, "0"),
+        ({"search": "2-b"}, "2"),
+        ({"search": "5-busy", "status": "ended"}, ""),
+    ],
+)
+def test_every_filter_lets_through_what_it_says(many, filters, found):
+    assert "".join(id[0] for id in ids(many, **filters)) == found
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("5678", ["a", "b"]),
+        ("45678", ["a"]),
+        ("+31612345678", ["a"]),
+        ("06 1234-5678", ["a"]),
+        ("0031 6 12345678", ["a"]),
+        ("678", ["678-id"]),
+        ("5679", []),
+        ("9012", ["90125678-id"]),
+        ("90125", ["90125678-id"]),
+        ("9012567", ["90125678-id"]),
+        ("678-", ["678-id"]),
+        ("%", []),
+        ("_78-id", []),
+        ("id", []),
+    ],
+)
+def test_a_number_is_found_by_its_last_digits_and_an_id_by_its_beginning(store, typed, found):
+    keep(store, "a", at=NOW, customer={"number": "+31612345678"})
+    keep(store, "b", at=NOW - 1, customer={"number": "+31600005678"})
+    for id in ("678-id", "90125678-id"):
+        keep(store, id, at=NOW - 2, customer={"number": None})
+    assert ids(store, search=typed) == found
+
+
+def test_pages_have_each_call_once_also_where_many_came_in_one_moment(store):
+    chance = random.Random(1)
+    for number in range(60):
+        keep(store, f"{number:03}", chance.choice(("ended", "ended-with-error")), NOW - number // 20)
+    for filters in (Filters(), Filters(status="ended-with-error"), Filters(status="ended"), Filters(search="0")):
+        wanted, found, before = find(store, filters, limit=100).calls, [], None
+        assert len(wanted) > 10
+        while True:
+            part = find(store, filters, before, limit=7)
+            found, before = found + part.calls, part.older
+            if not before:
+                break
+            assert len(part.calls) == 7
+        assert found == wanted
+
+
+def test_a_page_looks_at_so_many_calls_and_says_how_far(store, monkeypatch):
+    monkeypatch.setattr(search, "SCANNED", 10)
+    for number in range(25):
+        keep(store, f"{number:02}", at=NOW - number, **line("+3110" if number == 21 else "+3120"))
+    assert ids(store, line="+3110") == ["21"]  # an index leads there
+    looked, before = [], None
+    while True:
+        part = find(store, Filters(line="+3120", status="ringing"), before)
+        assert part.calls == []
+        if not (before := part.older):
+            break
+        looked.append(before[0])
+    assert looked == [NOW - 9, NOW - 19]
+    assert ids(store, type="inbound_phone_call", status="ended", limit=15) == [f"{number:02}" for number in range(10)]
+
+
+def test_calls_are_found_by_the_work_that_is_pending_or_failed(store):
+    for number, state in enumerate(("pending", "failed", "leased", "done")):
+        id = keep(store, state, at=NOW - number, handlers=[*CRM, "alert_on_error"])
+        due_at = NOW + 60 if state in ("pending", "leased") else None
+        jobs.settle(store, id, NOW, [Job("update_crm", state, due_at, 1, NOW, "answered 404", NOW)])
+        jobs.settle(store, id, NOW, [Job("alert_on_error", "done", None, 1)])
+    assert ids(store, work="pending") == ["pending", "leased"]
+    assert ids(store, work="failed") == ids(store, work="failed", handler="update_crm") == ["failed"]
+    assert ids(store, work="failed", handler="alert_on_error") == []
+    assert ids(store, work="failed", status="ended", search="fail") == ["failed"]
+    assert ids(store, work="failed", status="ended-with-error") == []
+
+
+def test_what_senders_make_very_long_is_kept_and_found(store):
+    text = "".join(chr(0x4E00 + number % 20000) for number in range(0, 90000, 13))  # nothing that compresses
+    fields = {"phone_number": {"number": text, "name": text}, "customer": {"number": text}, "error": text}
+    keep(store, "long", "ended-with-error", call={"id": "long", "status": "ended-with-error", "type": text}, **fields)
+    call = calls.get(store, "long")
+    assert (call.error, call.line) == (text[:300], text[:64])
+    assert ids(store, error=call.error) == ids(store, line=call.line) == ids(store, type=call.type) == ["long"]
+    assert updates.of_call(store, "long")[0].load().error == text
+
+
+def test_each_state_of_the_list_is_a_url_and_every_filter_can_be_taken_off(client):
+    client.post(URL, json=message("ended-with-error", "failed", error=HOSTILE))
+    client.post(URL, json=message("ended", "well"))
+    shown = page(client, "/", query_string={"error": HOSTILE, "line": "+31850835037", "status": "ended-with-error"})
+    assert "recent-failed" in [link.get("id") for link in shown.all("a")]
+    assert "recent-well" not in [link.get("id") for link in shown.all("a")]
+    assert "Needs attention" not in shown.text and "Last 24 hours" not in shown.text
+    taken_off = [link["href"] for link in shown.all("a") if (link.get("aria-label") or "").startswith("Without")]
+    assert len(taken_off) == 2
+    for path in taken_off:
+        assert "recent-failed" in [link.get("id") for link in page(client, path).all("a")]
+
+
+def test_pages_of_fifty_lead_to_older_ones_and_back(client, clock):
+    for number in range(101):
+        clock.now += 1
+        client.post(URL, json=message(call_id=f"{number:03}"))
+    path, found = "/?status=in-progress", []
+    while path:
+        shown = page(client, path)
+        found.append([link["id"] for link in shown.all("a") if (link.get("id") or "").startswith("recent-")])
+        assert ("Newest calls" in shown.text) == (len(found) > 1)
+        path = next((link["href"] for link in shown.all("a") if "before=" in link["href"]), None)
+    assert [len(each) for each in found] == [50, 50, 1]
+    assert found[0][0] == "recent-100" and found[2] == ["recent-000"]
+
+
+def test_json_takes_the_same_filters_and_names_the_next_page(client, clock):
+    for number in range(60):
+        clock.now += 1
+        client.post(URL, json=message("ended" if number % 2 else "ended-with-error", f"{number:02}"))
+    first = client.get("/calls.json?status=ended").json
+    assert [call["id"] for call in first["recent"]][:2] == ["59", "57"]
+    assert first["next"] is None
+    first = client.get("/calls.json?since=2027-01-15T08:30:01Z").json
+    second = client.get(first["next"]).json
+    assert [len(each["recent"]) for each in (first, second)] == [50, 10]
+
+
+@pytest.mark.parametrize("query", ["since=yesterday", "until=0000", "before=x", "before=nan~a", "before=inf~"])
+@pytest.mark.parametrize("path", ["/", "/live", "/calls.json"])
+def test_a_url_that_makes_no_sense_is_400(client, path, query):
+    assert client.get(f"{path}?{query}").status_code == 400
+
+
+def test_every_figure_leads_to_its_calls(app, client):
+    with app.app_context():
+        store = app.extensions["store"]
+        for number, error in enumerate(("SIP 486", None, "SIP 486", None)):
+            id = keep(store, f"{number}", "ended-with-error" if error else "ended", NOW - 9, CRM, error=error)
+            state = "failed" if number == 2 else "pending"
+            jobs.settle(store, id, NOW, [Job("update_crm", state, None if number == 2 else NOW - 1, 1, NOW, "x", NOW)])
+        keep(store, "yesterday", "ended-with-error", NOW - DAY, error="SIP 486")
+        keep(store, "other line", "ended", NOW - 9, **line("+3199", "Other"))
+    client.application.config["CRM_WEBHOOK_URL"] = "http://127.0.0.1:9"
+    shown = page(client)
+    links = {link.get("id") or link["href"]: link["href"] for link in shown.all("a")}
+
+    def found(name):
+        shown = page(client, links[name])
+        return {link["id"].removeprefix("recent-") for link in shown.all("a") if "recent-" in link.get("id", "")}
+
+    assert found("all-calls") == {"0", "1", "2", "3", "other line"}
+    assert found("all-errors") == found("error-rate") == found("error-1") == {"0", "2"}
+    assert found("bar-2027-01-15T08:00:00.000Z") == {"0", "1", "2", "3", "other line"}
+    assert found("line-+3199") == {"other line"}
+    assert found("errors-+31850835037") == {"0", "2"}
+    assert found("/?work=failed&handler=update_crm") == {"2"}
+
+
+def test_the_last_24_hours_stand_beside_those_before(app, client, clock):
+    with app.app_context():
+        store = app.extensions["store"]
+        for number, (ago, status) in enumerate(
+            [(60, "ended"), (7200, "ended-with-error"), (DAY + 60, "ended"), (DAY + 7200, "ended"), (2 * DAY, "ended")]
+        ):
+            keep(store, f"{number}", "in-progress", NOW - ago, timestamp="2025-12-13T12:00:00Z")
+            keep(store, f"{number}", status, NOW - ago, timestamp=f"2025-12-13T12:01:{number}0Z")
+        keep(store, "later than now, yesterday", at=NOW - DAY + 60)
+    day = client.get("/calls.json").json["last_24_hours"]
+    assert {name: day[name] for name in day["before"]} == {
+        "calls": 2,
+        "errors": 1,
+        "error_rate": 0.5,
+        "mean_seconds": 65.0,
+    }
+    assert day["before"] == {"calls": 2, "errors": 0, "error_rate": 0, "mean_seconds": 85.0}
+    assert len(day["hours"]) == 24 and sum(each["calls"] for each in day["hours"]) == 2
+    assert day["hours"][-1] == {
+        "hour": "2027-01-15T08:00:00.000Z",
+        "until": "2027-01-15T09:00:00.000Z",
+        "calls": 1,
+        "errors": 0,
+    }
+    assert day["lines"][0] == {
+        "line": "+31850835037",
+        "line_name": "HMS Sovereign Demo",
+        "calls": 2,
+        "errors": 1,
+        "error_rate": 0.5,
+        "mean_seconds": 65.0,
+    }
+    text = page(client).text
+    assert (
+        "Calls 2 as before Errors 1 up from 0 Error rate 50.0 % up from 0.0 % Mean duration 1:05 down from 1:25" in text
+    )
+    text = page(client, "/?days=7").text
+    assert "Last 7 days" in text and "beside" not in text
+    assert "Calls 6 Errors 1" in text
+
+
+def test_old_figures_are_read_again_after_a_minute(app, client, clock):
+    def count():
+        return client.get("/calls.json").json["last_24_hours"]["calls"]
+
+    assert count() == 0
+    keep(app.extensions["store"], "a", at=NOW - 7200)
+    keep(app.extensions["store"], "old", at=NOW - 12 * 3600)
+    assert count() == 1
+    clock.now += 61
+    assert count() == 2
+
+
+class TestDownloads:
+    @pytest.fixture(autouse=True)
+    def kept(self, client):
+        client.post(
+            URL, json=message("ended-with-error", "=1+1", error="@SUM(A1)", **line("0850835037", "=cmd|' /C'!A0"))
+        )
+        client.post(URL, json=message("ended", "well", **line("+3110", 'خط أول, "one"\n')))
+
+    def test_csv_has_numbers_as_text_and_no_formula(self, client):
+        answer = client.get("/calls.csv")
+        assert answer.is_streamed and answer.mimetype == "text/csv"
+        assert "attachment" in answer.headers["Content-Disposition"]
+        rows = {row["id"]: row for row in csv.DictReader(io.StringIO(answer.text.removeprefix("\ufeff"), newline=""))}
+        assert list(rows) == ["well", "'=1+1"]
+        failed = rows["'=1+1"]
+        assert failed["customer"] == "'+31612345678"
+        assert (failed["line"], failed["line_name"]) == ("'0850835037", "'=cmd|' /C'!A0")
+        assert failed["error"] == "'@SUM(A1)"
+        assert rows["well"]["line_name"] == 'خط أول, "one"\n'
+        assert (rows["well"]["error"], rows["well"]["seconds"]) == ("", "")
+
+    def test_lines_of_json_are_what_calls_json_has(self, client):
+        lines = [json.loads(each) for each in client.get("/calls.jsonl").text.splitlines()]
+        assert lines == client.get("/calls.json").json["recent"]
+
+    @pytest.mark.parametrize("kind", ["csv", "jsonl"])
+    def test_they_have_every_call_that_the_filters_let_through(self, client, app, kind):
+        for number in range(1200):
+            keep(app.extensions["store"], f"{number}", "ringing")
+        text = client.get(f"/calls.{kind}?status=other").text
+        assert len(text.splitlines()) == 1200 + (kind == "csv")
+        assert client.get(f"/calls.{kind}?since=x").status_code == 400
+
+
+def test_ids_sort_by_their_bytes_whatever_the_language_of_the_database(postgres, tmp_path, clock):
+    db = stores.create({"DATABASE_URL": postgres.url, "SQLITE_PATH": str(tmp_path / "calls.db"), "CLOCK": clock})
+    db.check()
+    db.close()
+    found = postgres.execute(
+        "SELECT table_name, column_name FROM information_schema.columns WHERE collation_name = 'C'"
+        " AND table_schema = 'public' ORDER BY 1"
+    )
+    assert found == [("calls", "id"), ("updates", "call_id")]
