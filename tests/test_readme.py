@@ -79,7 +79,7 @@ def test_try_it(shell):
     assert '"active":[{"id":"5c4d030f-43e3-4e65-899e-8148521e660f"' in done.stdout
     assert re.search(r"\nOK\d+ answered 200\nslowest \d+ ms\n", done.stdout)
     assert done.stdout.splitlines()[-1].startswith('{"call_id": "5c4d030f')
-    for lines in blocks("Analysis", text=OPERATIONS):
+    for lines in blocks("Analytics", text=OPERATIONS):
         done = shell(lines)
         assert done.returncode == 0, done.stderr
     assert "\tin-progress\t" in done.stdout

@@ -1,0 +1,42 @@
+"""What docs/operations.md tells of the tables is so."""
+
+import re
+
+from stores import jobs
+from stores.records import Job
+from tests.conftest import NOW, ROOT
+from tests.test_search import CRM, DAY, keep
+
+
+def documented():
+    """The queries of docs/operations.md, by the words above them."""
+    text = (ROOT / "docs/operations.md").read_text()
+    return dict(re.findall(r"\n([^\n]+):\n\n```sql\n(.*?)```", text, re.DOTALL))
+
+
+def test_the_documented_queries_answer_what_they_say(store):
+    start, late = "2025-12-13T12:00:00Z", "2025-12-13T12:05:00Z"
+    for number, (ago, error) in enumerate(((0, "SIP 486"), (9, "SIP 503"), (9, None), (DAY, None))):
+        keep(store, f"{number}", "in-progress", NOW - ago, timestamp=start)
+        keep(store, f"{number}", "ended-with-error" if error else "ended", NOW - ago, timestamp=late, error=error)
+    for seconds in (30, 90):
+        job = Job("update_crm", "done", None, 2, NOW, "answered 503", NOW + seconds)
+        jobs.settle(store, keep(store, f"late {seconds}", "ringing", NOW, CRM), NOW, [job])
+    errors, minutes, slowest = (store.query(sql) for sql in documented().values())
+    hour, day, line = int(NOW // 3600) * 3600, int(NOW // DAY) * DAY, "+31850835037"
+    assert errors == [(hour, line, 2)]
+    assert minutes == [(day, line, 15.0), (day - DAY, line, 5.0)]
+    assert slowest == [
+        ("late 90", "ringing", "update_crm", 90.0, 2, "answered 503"),
+        ("late 30", "ringing", "update_crm", 30.0, 2, "answered 503"),
+    ]
+
+
+def test_every_column_is_documented(store):
+    text = (ROOT / "docs/operations.md").read_text()
+    for table in ("calls", "updates"):
+        rows = text.split(f"**`{table}`**")[1].split("\n\n")[1].splitlines()[2:]
+        named = [name for row in rows for name in re.findall("`([a-z_]+)`", row.split("|")[1])]
+        assert store.query(f"SELECT {', '.join(named)} FROM {table}") == []
+        found = re.search(rf"CREATE TABLE {table} \((.*?)\n\);", (ROOT / "stores/schema.sql").read_text(), re.DOTALL)
+        assert sorted(named) == sorted(re.findall("^  ([a-z_]+) ", found[1], re.MULTILINE))
