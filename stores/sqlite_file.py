@@ -48,7 +48,7 @@ class SQLiteFile:
                     self._reads.add(reading)
             with closing(connect_reader(self.path)) as db:
                 yield db
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{self.path}: {error}") from error
         finally:
             self._reads.discard(reading)

@@ -22,6 +22,9 @@ OUTSIDE = """[...document.querySelectorAll("section *")].filter((each) => {
 }).map((each) => each.outerHTML.slice(0, 200))"""
 
 
+CREDENTIALS = {"username": "", "password": PASSWORD, "send": "always"}
+
+
 @pytest.fixture(scope="module")
 def browser():
     with chromium() as browser:
@@ -36,8 +39,7 @@ def complaints():
 @pytest.fixture
 def page(receiver, browser, complaints):
     """A page in New York, closed before a receiver is; whatever its console complains of is a failure."""
-    credentials = {"username": "", "password": PASSWORD, "send": "always"}
-    context = browser.new_context(timezone_id="America/New_York", locale="en-GB", http_credentials=credentials)
+    context = browser.new_context(timezone_id="America/New_York", locale="en-GB", http_credentials=CREDENTIALS)
     page = context.new_page()
     page.on("console", lambda line: complaints.append(line.text) if line.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -223,7 +225,7 @@ def test_no_page_of_the_list_has_a_barrier_or_scrolls_sideways(page, failing, tm
 
 
 def test_without_scripts_calls_are_found_and_the_zone_is_told(browser, failing):
-    context = browser.new_context(java_script_enabled=False)
+    context = browser.new_context(java_script_enabled=False, http_credentials=CREDENTIALS)
     page = context.new_page()
     page.goto(failing.url)
     expect(page.locator("header")).to_contain_text("Times in UTC")
