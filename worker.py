@@ -24,9 +24,9 @@ from config import MAX_BODY
 FIRST_BYTE = 5.0  # seconds that a new connection has for it
 REQUEST = 10.0  # for all of a request, its head and its body
 ANSWER = 10.0  # to take an answer, or a part of an answer that is sent in parts
+KEPT = 60.0  # that a connection is used again, as one worker may get all that come at a start
 LAST_BYTE = 2.0  # to close a connection that is closed here
 MOST_AT_ONCE = 64 * 1024  # bytes read at a time, and of a head
-RENEWED = 50  # requests, after which a connection is closed: one worker alone may get all that come at a start
 MOST_HELD = 64 * MAX_BODY  # bytes, of all requests that have not come whole
 
 
@@ -37,6 +37,7 @@ class Connection(gthread.TConn):
         super().__init__(*args)
         self.parser = http.get_parser(self.cfg, iter(()), self.client)  # is given what was received, never the socket
         self.initialized = self.data_ready = True
+        self.opened = time.monotonic()
         self.received = bytearray()
 
     def wholeness(self) -> Iterator[bool | None]:
@@ -159,7 +160,7 @@ class Worker(gthread.ThreadWorker):
         conn.sock.settimeout(ANSWER)
         if conn.whole:
             req.body = BytesIO(req.body.read())  # gunicorn answers 400 here where chunks are malformed
-        if not conn.whole or conn.parser.req_count >= RENEWED:
+        if not conn.whole or time.monotonic() > conn.opened + KEPT:
             req.force_close()
         return super().handle_request(req, conn)
 

@@ -121,4 +121,4 @@ def test_kept_connections_are_spread_over_the_workers(server):
         sum("socket" in str(file.readlink()) for file in Path(f"/proc/{worker}/fd").iterdir())
         for worker in server.workers()
     ]
-    assert max(sockets) - min(sockets) < len(kept) / 2, sockets
+    assert min(sockets) > 3, sockets
