@@ -15,14 +15,13 @@ from stores.records import Call
 NONE = "none"  # as a line: calls without one; as an error: calls that ended with one that has no message
 DIGITS = 4  # the fewest that a number is found by
 SCANNED = 2000  # calls that one page looks at for those that every filter lets through
-ALIKE = 1000  # ids that begin the same and are still few enough to be sorted
+FEW = 2000  # calls that are sorted where no index has them in the order of the list
 
 _FEW, _INDEXED, _OTHER = range(3)  # conditions that few calls meet; that an index finds newest first; and the rest
 _OLDER = "received_at >= :since AND received_at <= :at AND (received_at < :at OR id < :id)"
 _NEWEST = "ORDER BY received_at DESC, id DESC"
 _NEAR = "id >= :search AND id <= :last"
-_UNDONE = "SELECT update_id FROM jobs WHERE state <> 'done' AND due_at IS"
-_WORK = {"pending": f"{_UNDONE} NOT NULL", "failed": f"{_UNDONE} NULL"}
+_WORK = {"pending": "state <> 'done' AND due_at IS NOT NULL", "failed": "state <> 'done' AND due_at IS NULL"}
 _STATUS = {
     "in-progress": (_FEW, "start_received_at > 0 AND start_received_at IS NOT NULL AND end_received_at IS NULL"),
     "ended-with-error": (_INDEXED, "status = 'ended-with-error'"),
@@ -80,7 +79,7 @@ def _find(db: Database, filters: Filters, digits: str, before: tuple[float, str]
     values = {name: storable(str(text or "")) for name, text in asdict(filters).items()}
     values |= {"ending": digits[-DIGITS:], "number": f"%{digits}", "limit": limit + 1}
     values |= {"length": len(values["search"]), "last": f"{values['search']}\U0010ffff", "since": filters.since or 0}
-    values["error"] = "" if filters.error == NONE else filters.error
+    values["error"] = "" if filters.error == NONE else values["error"]
     values["at"], id = min(before or (inf, ""), (inf if filters.until is None else filters.until, ""))
     values["id"] = storable(id)
     conditions = sorted(_conditions(db, filters, digits, values), key=itemgetter(0))  # leaves a kind in its order
@@ -107,11 +106,15 @@ def _conditions(db: Database, filters: Filters, digits: str, values: Mapping[str
         yield _INDEXED, "substr(customer, length(customer) - 3) = :ending"
         yield _OTHER, "customer LIKE :number"
     elif filters.search:
-        near = db.query(f"SELECT count(*) FROM (SELECT 1 FROM calls WHERE {_NEAR} LIMIT {ALIKE}) AS c", values)[0][0]
-        yield _FEW if near < ALIKE else _OTHER, f"{_NEAR} AND substr(id, 1, :length) = :search"
+        begins = f"{_NEAR} AND substr(id, 1, :length) = :search"
+        yield _FEW if _are_few(db, f"calls WHERE {_NEAR}", values) else _OTHER, begins
     if filters.work in _WORK:
-        of = " AND handler = :handler" if filters.handler else ""
-        yield _FEW, f"id IN (SELECT call_id FROM updates WHERE id IN ({_WORK[filters.work]}{of}))"
+        undone = f"{_WORK[filters.work]}{' AND handler = :handler' if filters.handler else ''}"
+        if _are_few(db, f"jobs WHERE {undone}", values):
+            yield _FEW, f"id IN (SELECT call_id FROM updates WHERE id IN (SELECT update_id FROM jobs WHERE {undone}))"
+        else:
+            joined = "updates AS u JOIN jobs ON update_id = u.id"
+            yield _OTHER, f"EXISTS (SELECT 1 FROM {joined} WHERE call_id = c.id AND {undone})"
     if filters.error:
         yield _INDEXED, "status = 'ended-with-error' AND coalesce(error, '') = :error"
     if filters.status:
@@ -120,3 +123,8 @@ def _conditions(db: Database, filters: Filters, digits: str, values: Mapping[str
         yield _INDEXED, "line IS NULL" if filters.line == NONE else "line = :line"
     if filters.type:
         yield _INDEXED, "type = :type"
+
+
+def _are_few(db: Database, rows: str, values: Mapping[str, Any]) -> bool:
+    """Whether so few rows are found that all can be sorted."""
+    return db.query(f"SELECT count(*) FROM (SELECT 1 FROM {rows} LIMIT {FEW}) AS r", values)[0][0] < FEW

@@ -129,7 +129,9 @@ def test_a_page_looks_at_so_many_calls_and_says_how_far(store, monkeypatch):
     assert ids(store, type="inbound_phone_call", status="ended", limit=15) == [f"{number:02}" for number in range(10)]
 
 
-def test_calls_are_found_by_the_work_that_is_pending_or_failed(store):
+@pytest.mark.parametrize("few", [2000, 1])
+def test_calls_are_found_by_the_work_that_is_pending_or_failed(store, monkeypatch, few):
+    monkeypatch.setattr(search, "FEW", few)
     for number, state in enumerate(("pending", "failed", "leased", "done")):
         id = keep(store, state, at=NOW - number, handlers=[*CRM, "alert_on_error"])
         due_at = NOW + 60 if state in ("pending", "leased") else None
@@ -195,6 +197,13 @@ def test_json_takes_the_same_filters_and_names_the_next_page(client, clock):
 @pytest.mark.parametrize("path", ["/", "/live", "/calls.json"])
 def test_a_url_that_makes_no_sense_is_400(client, path, query):
     assert client.get(f"{path}?{query}").status_code == 400
+
+
+@pytest.mark.parametrize("name", ["search", "status", "work", "handler", "error", "line", "type"])
+def test_what_no_database_takes_is_not_found(many, name):
+    for text in ("a\0b", "a\ud800b"):
+        assert ids(many, **{name: text}) in ([], ids(many))  # neither a handler alone nor other work is a filter
+    assert len(ids(many)) == 6
 
 
 def test_every_figure_leads_to_its_calls(app, client):
