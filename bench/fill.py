@@ -8,7 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import config
@@ -68,10 +68,10 @@ def days_ago(part: float) -> float:
 def one_transaction(db: stores.Database) -> Iterator[None]:
     """What `record` answers within it means nothing."""
     if db.name == "sqlite":
-        with db.write() as connection:
-            db.write = lambda **_: nullcontext(connection)
+        with db._locked() as deadline, db._begun(deadline) as writer:
+            db._write = lambda run, **_: run(writer.db)
             yield
-            del db.write
+            del db._write
         return
     from stores.postgres import _native
 

@@ -1,50 +1,71 @@
 """SQLite: one file, many readers, and one writer at a time in all threads and processes.
 
-An update is on the disk once it is recorded, so that what is acknowledged survives a loss of power. What handlers have
-done since may not be: the jobs are there again, and they are called again.
+Threads queue what they have to write. Whichever gets the lock first commits everything that is queued, in one
+transaction, and brings it to the disk with one sync: the more threads wait, the less each write costs. An update is on
+the disk once it is recorded, so that what is acknowledged survives a loss of power. What handlers have done since may
+not be: the jobs are there again, and they are called again.
 """
 
 import os
 import shutil
+import sqlite3
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
-from stores import Execute, Rows
-from stores.sqlite_file import SQLiteFile
+from stores import Execute, Rows, StoreError
+from stores.sqlite_writer import LOCK_TIMEOUT, Busy, Writer, connect_reader, is_busy, when_free
 
 BYTES_AN_UPDATE = 700  # of the file, settled, of a call with two; measured
 FEW = 1_000_000
+LOOK_EVERY = 0.01  # seconds between looks at the files where no sync does it: one costs 2 % of an update
 
 
-class SQLite(SQLiteFile):
-    """The contract is in `stores.Database`."""
+class Write:
+    """What a thread has queued, and what came of it: `run` gets a connection within a transaction."""
+
+    def __init__(self, run: Callable[[sqlite3.Connection], Any], durable: bool):
+        self.run, self.durable = run, durable
+        self.done, self.result, self.error = False, None, None
+
+
+class SQLite:
+    """The contract is in `stores.Database`. Opens nothing before it is used; what fails is opened afresh by the next
+    use."""
 
     name = "sqlite"
     skip_locked = ""
     spool = None
 
     def __init__(self, path: str, clock: Callable[[], float] | None = None):
-        super().__init__(path)
+        self.path = Path(path)
         self.now = clock or time.time
         self.durability = f"{path}: what is acknowledged survives a loss of power, as long as the disk is kept"
+        self._lock = threading.Lock()
+        self._queue: deque[Write] = deque()
+        self._writer: Writer | None = None
+        self._reads: set[object] = set()
 
     def query(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
-        with self.read() as db:
+        with self._read() as db:
             return db.execute(sql, values).fetchall()
 
     def execute(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
-        with self.write() as db:
-            return db.execute(sql, values).fetchall()
+        return self._write(lambda db: db.execute(sql, values).fetchall())
 
     @contextmanager
     def transaction(self) -> Iterator[Execute]:
-        with self.write(durable=True) as db:
-            yield lambda sql, values={}: db.execute(sql, values).fetchall()
+        with self._locked() as deadline:
+            with self._begun(deadline) as writer:
+                yield lambda sql, values={}: writer.db.execute(sql, values).fetchall()
+            writer.sync()
 
     def insert(self, sql: str, values: Mapping[str, Any], *more: str) -> int | None:
-        with self.write(durable=True) as db:  # a repeat waits for the disk, too: what it repeats may not be there yet
+        def run(db: sqlite3.Connection) -> int | None:
             inserted: tuple[int] | None = db.execute(sql, values).fetchone()
             if inserted is None:
                 return None
@@ -52,9 +73,11 @@ class SQLite(SQLiteFile):
                 db.execute(f"WITH kept AS (SELECT :kept_id AS id) {statement}", {**values, "kept_id": inserted[0]})
             return inserted[0]
 
+        return self._write(run, durable=True)  # a repeat, too: what it repeats may not be on the disk yet
+
     def check(self) -> None:
-        with self.write(durable=True) as db:
-            db.execute("INSERT INTO locks VALUES ('check', 0) ON CONFLICT (name) DO UPDATE SET until = excluded.until")
+        sql = "INSERT INTO locks VALUES ('check', 0) ON CONFLICT (name) DO UPDATE SET until = excluded.until"
+        self._write(lambda db: db.execute(sql), durable=True)
 
     def advice(self) -> list[str]:
         if not os.path.exists(self.path):
@@ -67,3 +90,107 @@ class SQLite(SQLiteFile):
 
     def failure(self) -> str:
         return ""
+
+    def close(self) -> None:
+        with self._lock:
+            writer, self._writer = self._writer, None
+            if writer:
+                with suppress(sqlite3.Error):
+                    when_free(time.monotonic() + LOCK_TIMEOUT, writer.leave)
+                writer.close()
+
+    @contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection]:
+        """A connection of the caller's own, which no writer waits for. Raises StoreError."""
+        reading = object()
+        try:
+            self._reads.add(reading)  # first: from then on no writer that is intact is closed
+            while not ((writer := self._writer) and writer.is_intact()):
+                self._reads.discard(reading)
+                with self._locked() as deadline:
+                    self._join(deadline)
+                    self._reads.add(reading)
+            with closing(connect_reader(self.path)) as db:
+                yield db
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{self.path}: {error}") from error
+        finally:
+            self._reads.discard(reading)
+
+    def _write(self, run: Callable[[sqlite3.Connection], Any], *, durable: bool = False) -> Any:
+        """What `run` returns, once that is committed and, where it is `durable`, on the disk. Raises StoreError.
+
+        What is not reaches the disk with the next write that is, and in order: a loss of power undoes the last of them,
+        as if they had not happened yet.
+        """
+        write = Write(run, durable)
+        self._queue.append(write)
+        try:
+            with self._locked() as deadline:
+                if not write.done:  # by the thread that had the lock before
+                    self._commit_queue(deadline)
+                if write.error:
+                    raise write.error
+        finally:
+            with suppress(ValueError):
+                self._queue.remove(write)
+        return write.result
+
+    def _commit_queue(self, deadline: float) -> None:
+        """Commit all that is queued. An error is everybody's, as nothing is committed then."""
+        writes: list[Write] = []
+        try:
+            with self._begun(deadline) as writer:
+                writes = [self._queue.popleft() for _ in range(len(self._queue))]
+                for write in writes:
+                    write.result = write.run(writer.db)
+            if any(write.durable for write in writes):
+                writer.sync()
+        except BaseException as error:
+            for write in writes:
+                write.error = error
+            raise
+        finally:
+            for write in writes:
+                write.done = True
+
+    @contextmanager
+    def _begun(self, deadline: float) -> Iterator[Writer]:
+        """A transaction of the writer, which is committed at the end and undone by any exception."""
+        writer = when_free(deadline, lambda: self._join(deadline))
+        try:
+            when_free(deadline, lambda: writer.db.execute("BEGIN IMMEDIATE"))
+            yield writer
+            writer.db.execute("COMMIT")
+        except BaseException as error:
+            writer.failed = writer.failed or not is_busy(error)
+            with suppress(sqlite3.Error):
+                writer.db.rollback()
+            raise
+
+    @contextmanager
+    def _locked(self) -> Iterator[float]:
+        """The lock, and until when to wait for other processes. Raises StoreError."""
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        if not self._lock.acquire(timeout=LOCK_TIMEOUT):
+            raise StoreError(f"{self.path}: busy for {LOCK_TIMEOUT} s")
+        try:
+            yield deadline
+        except (sqlite3.Error, OSError, StoreError) as error:
+            raise StoreError(f"{self.path}: {error}") from error
+        finally:
+            self._lock.release()
+
+    def _join(self, deadline: float) -> Writer:
+        writer = self._writer
+        if writer and not writer.is_intact(LOOK_EVERY):
+            if self._reads:
+                raise Busy("replaced while it is read")
+            told = writer.failed
+            kept = writer.leave()
+            self._writer = None
+            if not (kept or told):
+                raise OSError("replaced while in use")
+        if not self._writer:  # an empty log may be one that was begun by mistake; those do not stay
+            self._writer = Writer(self.path, trust_empty=time.monotonic() > deadline - LOCK_TIMEOUT / 4)
+        return self._writer

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stores import StoreError, sqlite_log, updates
+from stores import StoreError, sqlite_writer, updates
 from stores.sqlite import SQLite
 from tests.conftest import recent, update, wait_until
 
@@ -19,12 +19,12 @@ def store(tmp_path):
 
 
 def keep(store, call_id="call-1"):
-    return updates.record(store, update(call_id=call_id), ["handler"])
+    return updates.record(store, update(call_id=call_id, error="x" * 5000), ["handler"])
 
 
 def test_what_is_recorded_was_brought_to_the_disk_a_repeat_too(store, monkeypatch):
     synced = []
-    monkeypatch.setattr(sqlite_log, "_sync_data", synced.append)
+    monkeypatch.setattr(sqlite_writer, "_sync_data", synced.append)
     assert keep(store)
     assert len(synced) == 1
     assert keep(store) is None  # the first may not be on the disk yet
@@ -36,29 +36,68 @@ def test_what_cannot_be_brought_to_the_disk_is_not_acknowledged(store, monkeypat
         raise OSError("no such disk")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite_log, "_sync_data", fail)
+        patch.setattr(sqlite_writer, "_sync_data", fail)
         with pytest.raises(StoreError, match="calls.db: no such disk"):
             keep(store)
     assert keep(store, "call-2")
 
 
-def test_one_sync_serves_all_who_wait_for_it(store, monkeypatch):
-    synced, goes_on = [], threading.Event()
+def keep_all_at_once(store, monkeypatch, sync):
+    """Keep a first update and, while its sync goes on, nine others; `sync` is called for each sync. Returns what each
+    thread got: an id or an error."""
+    begun, goes_on = threading.Event(), threading.Event()
 
-    def sync(file):
-        synced.append(file)
+    def hold(file):
+        begun.set()
         goes_on.wait(20)
+        sync(file)
 
-    keep(store, "first")
-    monkeypatch.setattr(sqlite_log, "_sync_data", sync)
-    threads = [threading.Thread(target=keep, args=(store, f"call-{number}")) for number in range(9)]
-    for thread in threads:
-        thread.start()
-    wait_until(lambda: len([*updates.since(store)]) == 10)  # nobody waits for the disk to write
-    goes_on.set()
-    for thread in threads:
-        thread.join()
-    assert len(synced) in (1, 2)
+    def kept(call_id):
+        try:
+            return keep(store, call_id)
+        except StoreError as error:
+            return error
+
+    recent(store, 1)  # opens it
+    monkeypatch.setattr(sqlite_writer, "_sync_data", hold)
+    with ThreadPoolExecutor(10) as pool:
+        first = pool.submit(kept, "first")
+        assert begun.wait(20)
+        others = [pool.submit(kept, f"call-{number}") for number in range(9)]
+        wait_until(lambda: len(store._queue) == 9)
+        goes_on.set()
+        return [each.result() for each in (first, *others)]
+
+
+def test_one_commit_and_one_sync_serve_all_who_came_during_the_last(store, monkeypatch):
+    synced = []
+    ids = keep_all_at_once(store, monkeypatch, synced.append)
+    assert sorted(ids) == [*range(1, 11)]
+    assert len(synced) == 2
+
+
+def test_who_shares_a_commit_that_fails_is_not_acknowledged_either_and_nothing_of_it_is_kept(store, monkeypatch):
+    def fill_disk(file):
+        store._writer.db.execute("PRAGMA max_page_count = 1")  # SQLite takes the size that it has
+
+    errors = keep_all_at_once(store, monkeypatch, fill_disk)[1:]
+    assert {str(error) for error in errors} == {f"{store.path}: database or disk is full"}
+    assert [kept.call_id for kept in updates.since(store)] == ["first"]
+    monkeypatch.undo()
+    assert keep(store, "later")
+
+
+def test_who_shares_a_sync_that_fails_is_not_acknowledged_either(store, monkeypatch):
+    syncs = []
+
+    def fail_second(file):
+        syncs.append(file)
+        if len(syncs) == 2:
+            raise OSError("no such disk")
+
+    first, *others = keep_all_at_once(store, monkeypatch, fail_second)
+    assert first == 1
+    assert {str(error) for error in others} == {f"{store.path}: no such disk"}
 
 
 def test_a_file_that_is_locked_when_it_is_first_used_is_waited_for(store):
@@ -71,25 +110,6 @@ def test_a_file_that_is_locked_when_it_is_first_used_is_waited_for(store):
     assert keep(store)
     end.join()
     other.close()
-
-
-def test_who_waits_for_a_sync_that_fails_is_not_acknowledged_either(store, monkeypatch):
-    syncs = []
-
-    def sync(_):
-        syncs.append(1)
-        wait_until(lambda: len([*updates.since(store)]) == 2)
-        if len(syncs) == 1:
-            raise OSError("told once")
-
-    def fails(call_id):
-        with pytest.raises(StoreError):
-            keep(store, call_id)
-        return True
-
-    monkeypatch.setattr(sqlite_log, "_sync_data", sync)
-    with ThreadPoolExecutor(2) as pool:
-        assert all(pool.map(fails, ("call-1", "call-2")))
 
 
 def test_a_log_that_is_deleted_by_itself_is_noticed_and_loses_nothing(store):

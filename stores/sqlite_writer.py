@@ -1,8 +1,13 @@
-"""SQLite's log, and the one connection of a process that writes into it."""
+"""The one connection of a process that writes into an SQLite file.
+
+Somebody may delete the log (-wal) or its index (-shm) while they are in use. SQLite goes on with what is deleted, and
+makes new ones for whoever opens the file next; two logs of one file ruin it. So no process begins a log while another
+has the file open. One that finds its log deleted moves what the log holds into the file and closes it, and the file is
+opened again once all have done so.
+"""
 
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
@@ -24,16 +29,12 @@ class Busy(sqlite3.OperationalError):
 
 
 class Writer:
-    """A connection for writing.
-
-    SQLite's log is brought to the disk here, not by SQLite at each commit: so nobody waits with the lock for the disk,
-    and one sync serves all whose commits came before it.
-    """
+    """A connection for writing, whose log is brought to the disk by `sync`, not by SQLite at each commit: what handlers
+    have done needs no sync of its own."""
 
     def __init__(self, path: Path, *, trust_empty: bool):
         path.parent.mkdir(parents=True, exist_ok=True)
         self._files = _, self._wal, self._shm = (str(path), f"{path}-wal", f"{path}-shm")
-        self._syncing, self.commits, self._synced = threading.Lock(), 0, 0
         self.failed, self._looked = False, 0.0
         found = self._find()
         begins = None in found or not (trust_empty or _size(self._wal))
@@ -108,28 +109,19 @@ class Writer:
 
     def close(self) -> None:
         """Close as it is: SQLite lets the files alone where the last connection to be closed cannot write."""
-        with self._syncing:
-            for each in (self.db, self._log, self._reader):
-                if each:
-                    each.close()
+        for each in (self.db, self._log, self._reader):
+            if each:
+                each.close()
 
-    def sync(self, commits: int) -> None:
-        """Return when the first `commits` have reached the disk, in files that are still there. Raises OSError, or
-        ValueError where it was closed meanwhile."""
-        with self._syncing:
-            if self._synced >= commits:
-                return
-            commits = self.commits
-            try:
-                if self.failed:  # an error is told once: who waits must not take the next sync for a success
-                    raise OSError("failed meanwhile")
-                _sync_data(self._log.fileno())
-                if not self.is_intact():
-                    raise OSError("replaced while in use")
-            except OSError:
-                self.failed = True
-                raise
-            self._synced = commits
+    def sync(self) -> None:
+        """Return when what is committed has reached the disk, in files that are still there. Raises OSError."""
+        try:
+            _sync_data(self._log.fileno())
+            if not self.is_intact():
+                raise OSError("replaced while in use")
+        except OSError:
+            self.failed = True
+            raise
 
     def _find(self) -> list[tuple[int, int] | None]:
         return [*map(_identify, self._files)]
