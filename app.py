@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Flask, Response, abort, current_app, g, jsonify, request
+from flask import Flask, Response, abort, current_app, jsonify, request
 from marshmallow import ValidationError
 from werkzeug.exceptions import ClientDisconnected, HTTPException
 
@@ -65,7 +65,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
 
 def status_update() -> tuple[str, int] | Response:
     """Take one message. 200 means that it is kept, and that each handler's work on it is done or pending."""
-    g.deadline = time.monotonic() + current_app.config["DEADLINE"]
+    deadline = time.monotonic() + current_app.config["DEADLINE"]
     received_at = datetime.fromtimestamp(stores.get_store().now(), UTC)
     body = _body()
     try:
@@ -86,7 +86,7 @@ def status_update() -> tuple[str, int] | Response:
         logger.log(level, "not a status update, nothing done", extra={"fields": {"type": kind[:64]}})
         return jsonify({})
     try:
-        dispatch(load(document, received_at))
+        dispatch(load(document, received_at), deadline)
     except ValidationError as error:
         wrong = field_errors(error)
         _log_message("refused: wrong fields", document, received_at, wrong=wrong)

@@ -11,31 +11,38 @@ from flask import current_app, g
 
 from config import clock
 from handlers import HANDLERS, is_on
-from handlers.outbound import GiveUp, NotNow, Retry, service
+from handlers.outbound import Attempt, GiveUp, NotNow, Retry, service
 from schemas.status_update import StatusUpdate
-from stores import Database, StoreError, get_store, jobs, spool
-from stores.records import Job
+from stores import StoreError, get_store, jobs, spool
+from stores.records import Job, Settlement
 
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[StatusUpdate], None]
 
 
-def dispatch(update: StatusUpdate) -> None:
+def dispatch(update: StatusUpdate, deadline: float = inf) -> None:
     """Keep `update` and call every handler, unless it is a repeat. What handlers do never reaches the caller.
 
-    Raises StoreError where the update could not be kept.
+    `deadline`: when its sender has to be answered, of time.monotonic(). Raises StoreError where it could not be kept.
     """
     store, config = get_store(), current_app.config
     lease = store.now() + config["LEASE"]
-    names = [handler.__name__ for handler in HANDLERS if is_on(handler.__name__, config)]
-    recorded = spool.record(store, update, names, lease)
+    on = [handler.__name__ for handler in HANDLERS if is_on(handler.__name__, config)]
+    recorded = spool.record(store, update, on, lease)
     if recorded.update_id is None:
         logger.info(recorded.outcome, extra=_extra(update))
         return
-    g.retrying = False
-    leased = {handler: Job(handler.__name__, "leased", lease) for handler in HANDLERS}
-    _run_handlers(store, update, recorded.update_id, lease, leased)
+    errors = {}
+    for handler in HANDLERS:
+        errors[handler.__name__] = _call(handler, update, Attempt(handler.__name__, deadline, retrying=False))
+    done = [Job(name, "done", None, attempts=1) for name in on if not errors[name]]
+    undone = [_reschedule(Job(name, "leased", lease), errors[name]) for name in on if errors[name]]
+    settlement = Settlement(recorded.update_id, lease, done + undone)
+    if writer := current_app.extensions.get("settlements"):
+        writer.put(settlement)
+    else:
+        settle(settlement)
 
 
 def retry_one(handler: Handler, due_by: float, *, forced: bool = False) -> bool | None:
@@ -51,32 +58,22 @@ def retry_one(handler: Handler, due_by: float, *, forced: bool = False) -> bool 
     leased = jobs.lease_next(store, handler.__name__, due_by, lease)
     if leased is None:
         return None
-    g.retrying, g.forced = True, forced
     stored, job = leased
-    return _run_handlers(store, stored.load(), stored.id, lease, {handler: job})
+    update = stored.load()
+    if error := _call(handler, update, Attempt(handler.__name__, forced=forced)):
+        job = _reschedule(job, error)
+    else:
+        job = replace(job, state="done", due_at=None, attempts=job.attempts + 1, done_at=store.now())
+    settle(Settlement(stored.id, lease, [job]))
+    return error is None
 
 
-def _run_handlers(
-    store: Database, update: StatusUpdate, update_id: int, lease: float, leased: dict[Handler, Job]
-) -> bool:
-    """Call each handler and settle its job; whether everything is done."""
-    settled = []
-    for handler, job in leased.items():
-        error = _call(handler, update)
-        settled.append(_done(job) if error is None else _reschedule(job, error))
-    try:
-        jobs.settle(store, update_id, lease, settled)
-    except StoreError as error:
-        logger.error("not settled: done again when the lease is over", extra=_extra(update, error=str(error)))
-    return all(job.state == "done" for job in settled)
-
-
-def _call(handler: Handler, update: StatusUpdate) -> Exception | None:
+def _call(handler: Handler, update: StatusUpdate, attempt: Attempt) -> Exception | None:
     """Call `handler`: None when its work is done, else why not. The broad `except` is here."""
     started = time.monotonic()
-    g.handler = handler.__name__
+    g.attempt = attempt
     try:
-        if started >= g.get("deadline", inf):
+        if started >= attempt.deadline:
             raise NotNow("no time left in this request")
         handler(update)
     except Exception as error:
@@ -92,10 +89,13 @@ def _call(handler: Handler, update: StatusUpdate) -> Exception | None:
     return None
 
 
-def _done(job: Job) -> Job:
-    """The job after it was done; what was not done at once keeps when it was."""
-    done_at = get_store().now() if g.retrying else None
-    return replace(job, state="done", due_at=None, attempts=job.attempts + 1, done_at=done_at)
+def settle(*settlements: Settlement) -> None:
+    """Write what became of jobs, unless the store fails: then they are done again."""
+    try:
+        jobs.settle(get_store(), *settlements)
+    except StoreError as error:
+        fields = {"updates": [each.update_id for each in settlements]}
+        logger.error("not settled: done again when the lease is over", extra={"error": str(error), "fields": fields})
 
 
 def _reschedule(job: Job, error: Exception) -> Job:

@@ -10,7 +10,7 @@ from flask import current_app, g
 import refusals
 from handlers import HANDLERS
 from handlers.alerts import duration, plain, public_url, send
-from handlers.outbound import GiveUp, Retry, service
+from handlers.outbound import Attempt, GiveUp, Retry, service
 from stores import Database, get_store, jobs, spool
 
 PAUSED_FOR = 300.0  # seconds, before it is reported
@@ -39,7 +39,7 @@ def report_troubles() -> None:
     """
     if not current_app.config["SLACK_WEBHOOK_URL"]:
         return
-    g.handler = SLACK
+    g.attempt = Attempt(SLACK)
     store = get_store()
     db = store.spool if store.failure() and store.spool else store
     for trouble in find_troubles(store, db.now()):

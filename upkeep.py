@@ -13,10 +13,10 @@ from marshmallow import ValidationError
 from dispatch import dispatch
 from handlers import HANDLERS
 from handlers.active_calls import mirror_active_calls
-from handlers.outbound import PROVIDER, GiveUp, Retry, Unavailable, get
+from handlers.outbound import PROVIDER, Attempt, GiveUp, Retry, Unavailable, get
 from schemas.status_update import ENDED, ENDED_WITH_ERROR, StatusUpdate, isoformat, load
 from stores import calls, get_store, jobs, locks, retention, updates
-from stores.records import Call
+from stores.records import Call, Settlement
 
 DAY = 24 * 3600.0
 BATCH = 500  # updates pruned at a time
@@ -61,7 +61,7 @@ def put_off_unknown(logged: set[str]) -> None:
             put_off = replace(job, state="pending", due_at=min(end, now + config["RETRY_LONGEST"]))
             failed = replace(job, state="failed", due_at=None)
             job = replace(put_off if end > now else failed, error="no such handler any more")
-            jobs.settle(store, stored.id, now + config["LEASE"], [job])
+            jobs.settle(store, Settlement(stored.id, now + config["LEASE"], [job]))
 
 
 def is_time_to_prune() -> bool:
@@ -115,7 +115,7 @@ def reconcile() -> Iterator[tuple[Call, str]]:
 def ask(call: Call) -> dict[str, Any]:
     """The provider's own record of a call. Raises what `get` does."""
     config = current_app.config
-    g.handler, g.retrying = PROVIDER, True  # not those of an update that was dispatched before
+    g.attempt = Attempt(PROVIDER)  # not that of an update that was dispatched before
     url = f"{config['PROVIDER_API_URL'].rstrip('/')}/calls/{quote(call.id, safe='')}"
     return get(url, {"Authorization": f"Bearer {config['PROVIDER_API_KEY']}"}).json()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import current_app, g
 
-from handlers.outbound import Retry, Unavailable, call
+from handlers.outbound import Attempt, Retry, Unavailable, bounded, call
 from schemas.status_update import StatusUpdate
 from stores import calls, get_store
 
@@ -52,7 +52,7 @@ def mirror_active_calls() -> None:
 
     Raises Unavailable where the server is away.
     """
-    g.handler = track_call.__name__
+    g.attempt = Attempt(track_call.__name__)
     redis = current_app.extensions["redis"]
     members = _ask(redis.smembers, SET)
     active = {call.id for call in calls.active(get_store(), after=_stale_before())}
@@ -77,7 +77,7 @@ def _ask(command: Any, *arguments: str) -> Any:
             raise Retry(f"Redis: {error}{hint(error)}") from None
 
     hint = partial(_hint, tls=current_app.config["REDIS_URL"].startswith("rediss:"))
-    return call(ask)
+    return call(partial(bounded, ask))
 
 
 def _hint(error: Exception, tls: bool) -> str:

@@ -34,7 +34,7 @@ def alert_on_error(update: StatusUpdate) -> None:
     except Exception:
         locks.hold(store, group, 0)
         raise
-    jobs.finish(store, "alert_on_error", covered)
+    jobs.finish(store, ["alert_on_error"], covered)
     locks.hold(store, group, config["ALERT_INTERVAL"])
 
 

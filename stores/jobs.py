@@ -7,29 +7,40 @@ from collections.abc import Iterable
 
 from schemas.status_update import StatusUpdate, storable
 from stores import Database, updates
-from stores.records import Backlog, Job, StoredUpdate
+from stores.records import Backlog, Job, Settlement, StoredUpdate
 
 _MOST_ALIKE = 1000  # jobs that one message covers
 
 
-def settle(db: Database, update_id: int, lease: float, jobs: Iterable[Job]) -> None:
-    """Write what became of an update's jobs that were leased until `lease`. Those done at once (no `done_at`) go."""
-    done = []
-    for job in jobs:
-        if job.state == "done" and job.done_at is None:
-            done.append(job.handler)
-            continue
-        db.execute(
-            "UPDATE jobs SET state = :state, due_at = :due_at, attempts = :attempts, first_tried_at = :first_tried_at,"
-            " error = :error, done_at = :done_at WHERE update_id = :id AND handler = :handler"
-            + ("" if job.state == "done" else " AND due_at = :lease"),
-            {name: getattr(job, name) for name in Job.__slots__}
-            | {"error": job.error and storable(job.error), "id": update_id, "lease": lease},
-        )
-    if done:
-        names = {f"handler{number}": handler for number, handler in enumerate(done)}
+def settle(db: Database, *settlements: Settlement) -> None:
+    """Write what became of jobs that were leased. Those done at once (no `done_at`) go."""
+    done: dict[tuple[str, ...], list[int]] = {}  # updates, by the handlers that have done all of them
+    for update_id, lease, jobs in settlements:
+        at_once = tuple(job.handler for job in jobs if job.state == "done" and job.done_at is None)
+        done.setdefault(at_once, []).append(update_id)
+        for job in jobs:
+            if job.handler not in at_once:
+                _change(db, update_id, lease, job)
+    for handlers, update_ids in done.items():
+        finish(db, handlers, update_ids)
+
+
+def _change(db: Database, update_id: int, lease: float, job: Job) -> None:
+    db.execute(
+        "UPDATE jobs SET state = :state, due_at = :due_at, attempts = :attempts, first_tried_at = :first_tried_at,"
+        " error = :error, done_at = :done_at WHERE update_id = :id AND handler = :handler"
+        + ("" if job.state == "done" else " AND due_at = :lease"),
+        {name: getattr(job, name) for name in Job.__slots__}
+        | {"error": job.error and storable(job.error), "id": update_id, "lease": lease},
+    )
+
+
+def finish(db: Database, handlers: Iterable[str], update_ids: Iterable[int]) -> None:
+    """Remove the jobs of `handlers` on these updates: they are done."""
+    names = {f"handler{number}": handler for number, handler in enumerate(handlers)}
+    if ids := ", ".join(map(str, update_ids)) if names else "":
         marks = ", ".join(f":{name}" for name in names)
-        db.execute(f"DELETE FROM jobs WHERE update_id = :id AND handler IN ({marks})", {"id": update_id, **names})
+        db.execute(f"DELETE FROM jobs WHERE update_id IN ({ids}) AND handler IN ({marks})", names)
 
 
 def lease_next(db: Database, handler: str, due_by: float, lease: float) -> tuple[StoredUpdate, Job] | None:
@@ -110,10 +121,3 @@ def alike(db: Database, handler: str, update: StatusUpdate) -> list[int]:
         },
     )
     return [id for (id,) in found]
-
-
-def finish(db: Database, handler: str, update_ids: Iterable[int]) -> None:
-    """End the jobs of `handler` on these updates: they were done together with another's."""
-    marks = ", ".join(map(str, update_ids))
-    if marks:
-        db.execute(f"DELETE FROM jobs WHERE handler = :handler AND update_id IN ({marks})", {"handler": handler})

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from schemas.status_update import ENDED_WITH_ERROR, StatusUpdate, load
 
@@ -33,6 +33,14 @@ class Job:
     def is_open(self) -> bool:
         """Whether it is still to be done by itself: pending or leased."""
         return self.due_at is not None
+
+
+class Settlement(NamedTuple):
+    """What became of jobs of one update that were leased until `lease`."""
+
+    update_id: int
+    lease: float
+    jobs: list[Job]
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,10 @@ class Service:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self):
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                length = int(self.headers.get("Content-Length", 0))
+                body = self.rfile.read(length)
+                if len(body) < length:
+                    return  # the sender was killed
                 with service.lock:
                     service.requests.append((self.path, dict(self.headers), body))
                     answer = service.answers.pop(0) if service.answers else service.default

@@ -39,7 +39,7 @@ def fill(path, active, now):
         last = kept.record(store, updates[-1], ["update_crm"] if active else (), now)
         if active:
             error = "answered 404: no such contact"
-            jobs.settle(store, last, now, [Job("update_crm", "failed", None, 1, now, error, now)])
+            jobs.settle(store, (last, now, [Job("update_crm", "failed", None, 1, now, error, now)]))
             refusals.keep(store, [Refused("wrong signature", 12, now - 1500)])
 
 

@@ -21,7 +21,7 @@ def test_the_documented_queries_answer_what_they_say(store):
         keep(store, f"{number}", "ended-with-error" if error else "ended", NOW - ago, timestamp=late, error=error)
     for seconds in (30, 90):
         job = Job("update_crm", "done", None, 2, NOW, "answered 503", NOW + seconds)
-        jobs.settle(store, keep(store, f"late {seconds}", "ringing", NOW, CRM), NOW, [job])
+        jobs.settle(store, (keep(store, f"late {seconds}", "ringing", NOW, CRM), NOW, [job]))
     errors, minutes, slowest = (store.query(sql) for sql in documented().values())
     hour, day, line = int(NOW // 3600) * 3600, int(NOW // DAY) * DAY, "+31850835037"
     assert errors == [(hour, line, 2)]

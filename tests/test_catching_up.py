@@ -11,7 +11,7 @@ import dispatch
 import retries
 from handlers.alerts import alert_on_error
 from handlers.crm import update_crm
-from handlers.outbound import Retry, Unavailable, post
+from handlers.outbound import Attempt, Retry, Unavailable, post
 from handlers.outbound import service as service_of
 from stores import get_store, jobs, updates
 from tests.conftest import URL, Service, message, update, wait_until
@@ -207,5 +207,5 @@ def test_a_stop_waits_for_no_service_that_hangs(app, client, service):
 
 
 def test_alert_on_error_asks_slack_only_for_errors():
-    g.retrying = False
+    g.attempt = Attempt("alert_on_error", retrying=False)
     assert alert_on_error(update("ended")) is None

@@ -13,7 +13,7 @@ from tests.conftest import NOW, PASSWORD, SECRET, update
 def record(app, call_id="call-1", job=None):
     with app.app_context():
         update_id = updates.record(get_store(), update(call_id=call_id), ["update_crm"], NOW + 60)
-        jobs.settle(get_store(), update_id, NOW + 60, [job or Job("update_crm", "done", None, 1)])
+        jobs.settle(get_store(), (update_id, NOW + 60, [job or Job("update_crm", "done", None, 1)]))
 
 
 def pending(due_at=NOW + 30):

@@ -22,7 +22,7 @@ def record(app, call_id="call-1", crm=None, received_at=NOW - 90):
         one = update(call_id=call_id, received_at=received_at)
         update_id = updates.record(get_store(), one, ["log_event", "update_crm"], NOW + 60)
         settled = [Job("log_event", "done", None, 1), *([crm] if crm else [])]
-        jobs.settle(get_store(), update_id, NOW + 60, settled)
+        jobs.settle(get_store(), (update_id, NOW + 60, settled))
 
 
 def pending(due_at=NOW + 30, error="answered 500"):

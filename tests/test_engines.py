@@ -66,7 +66,7 @@ def settle(draw):
         state, due_at = ("failed", None) if due is None else ("pending", NOW + due + step / 1e3)
         ended = [Job(name, "done", None, attempts, None, None, NOW + step if late else None) for name in done]
         others = [Job(name, state, due_at, attempts, NOW + step / 3, error) for name in failing if name not in done]
-        jobs.settle(db, stored.id, dues[0] if dues and known else NOW, ended + others)
+        jobs.settle(db, (stored.id, dues[0] if dues and known else NOW, ended + others))
 
     return do
 

@@ -244,7 +244,7 @@ def test_a_process_whose_clock_ran_ahead_leases_as_the_others_do(clock_ahead, st
     assert jobs.bound(other, 80, 3600) == 0
     assert locks.acquire(store, "prune", 60) == 0
     assert 40 < locks.acquire(other, "prune", 60) < 80
-    jobs.settle(store, update_id, stored.jobs[0].due_at, [])
+    jobs.settle(store, (update_id, stored.jobs[0].due_at, []))
     calls.note_checked(store, "call-1", unknown=False)
     assert before - 20 <= calls.get(store, "call-1").checked_at <= clock_ahead() + 20
 
@@ -255,7 +255,7 @@ def test_a_process_whose_clock_ran_ahead_prunes_no_more_than_it_should(clock_ahe
         store = app.extensions["store"]
         for days in (0, 29, 31):
             update_id = record(store, f"{days} days old", clock_ahead() - days * DAY)
-            jobs.finish(store, "log_event", [update_id])
+            jobs.finish(store, ["log_event"], [update_id])
         locks.hold(store, "prune", -1)  # the day since the last time is over
         for _ in upkeep.upkeep(set()):
             pass

@@ -12,7 +12,7 @@ import dispatch
 import retries
 from config import LIMITS
 from handlers.crm import update_crm
-from handlers.outbound import NotNow, Service, Unavailable, post
+from handlers.outbound import Attempt, NotNow, Unavailable, bounded, call, post
 from stores import get_store, jobs, updates
 from tests.conftest import NOW, URL, free_port, message, update, wait_until
 
@@ -189,42 +189,54 @@ class TestDeadline:
         assert (job().handler, job().attempts, job().due_at) == ("update_crm", 0, NOW)
 
     def test_retries_have_no_deadline_but_the_time_out(self, service, context):
-        assert "deadline" not in g
+        assert "attempt" not in g
         assert post(service.url, {}).status == 200
 
 
 @pytest.fixture
-def one_slot(monkeypatch):
+def ask(app, monkeypatch):
+    """Call a function as a handler of a request would, or a retry; there is room for one request."""
     monkeypatch.setitem(LIMITS, "OUTBOUND_SLOTS", 1)
-    return Service("update_crm")
+
+    def ask(function, retrying=False):
+        with app.app_context():
+            g.attempt = Attempt("update_crm", retrying=retrying)
+            return call(function)
+
+    return ask
 
 
-def run(service, function, timeout=20, stop=lambda: None, retrying=False):
-    return service.run(function, timeout, stop, retrying=retrying)
-
-
-def test_so_many_requests_wait_for_a_service_and_no_more_but_retries_have_threads_of_their_own(one_slot):
+def test_so_many_requests_wait_for_a_service_and_no_more_but_retries_are_not_counted(ask):
     arrived, release = threading.Event(), threading.Event()
-    waiting = threading.Thread(target=run, args=(one_slot, lambda: (arrived.set(), release.wait(20))))
+    waiting = threading.Thread(target=ask, args=(lambda: (arrived.set(), release.wait(20)),))
     waiting.start()
     assert arrived.wait(20)
     with pytest.raises(NotNow):
-        run(one_slot, lambda: None)
-    assert run(one_slot, lambda: "a retry", retrying=True) == "a retry"
+        ask(lambda: None)
+    assert ask(lambda: "a retry", retrying=True) == "a retry"
     release.set()
     waiting.join()
-    assert run(one_slot, lambda: "free again") == "free again"
+    assert ask(lambda: "free again") == "free again"
 
 
-def test_a_slot_is_taken_until_its_call_really_ends_and_it_is_told_to(one_slot):
-    release, stopped = threading.Event(), threading.Event()
-    with pytest.raises(Unavailable):
-        run(one_slot, release.wait, timeout=0.01, stop=stopped.set)
-    assert stopped.is_set()
-    with pytest.raises(NotNow):
-        run(one_slot, lambda: None)
+def test_a_request_that_fails_makes_room_for_the_next(ask):
+    with pytest.raises(ZeroDivisionError):
+        ask(lambda: 1 / 0)
+    assert ask(lambda: "free again") == "free again"
+
+
+def test_a_name_that_is_looked_up_for_too_long_is_no_answer_and_its_late_connection_is_closed(app, ask):
+    app.config["OUTBOUND_TIMEOUT"] = 0.1
+    release, closed = threading.Event(), threading.Event()
+
+    class Late:
+        def close(self):
+            closed.set()
+
+    with pytest.raises(Unavailable, match="no answer in time"):
+        ask(lambda: bounded(lambda: (release.wait(20), Late())[1], undo=Late.close))
     release.set()
-    wait_until(lambda: one_slot._slots.acquire(blocking=False))
+    assert closed.wait(20)
 
 
 class TestThread:
@@ -264,6 +276,27 @@ class TestThread:
         clock.now += 24 * 3600
         wait_until(lambda: job().state == "failed")
         assert sum("no such handler" in record.message for record in caplog.records) == 1
+
+    def test_what_is_done_in_requests_is_settled_soon_and_a_stop_waits_for_it(
+        self, client, context, retrying, monkeypatch
+    ):
+        settled, goes_on = [], threading.Event()
+        settle = jobs.settle
+
+        def slow(store, *settlements):
+            goes_on.wait(20)
+            settled.append(len(settlements))
+            settle(store, *settlements)
+
+        monkeypatch.setattr(jobs, "settle", slow)
+        stop = retrying()
+        post_calls(client, "a")
+        assert job("a").state == "leased"
+        post_calls(client, *"bcd")
+        goes_on.set()
+        stop()
+        assert settled in ([1, 3], [2, 2], [3, 1], [4])
+        assert [job(name) for name in "abcd"] == [None] * 4
 
     def test_stopping_it_tries_due_work_a_last_time_and_tells_what_stays(
         self, client, service, clock, retrying, caplog

@@ -138,7 +138,7 @@ def test_work_goes_on_where_it_was(upgraded):
     assert calls.active(upgraded) == []
     stored, job = jobs.lease_next(upgraded, "update_crm", NOW + 30, NOW + 90)
     assert (stored.load(), job.attempts) == (LIFE[3], 2)
-    jobs.settle(upgraded, stored.id, NOW + 90, [Job("update_crm", "done", None, 3, NOW - 10, "answered 503", NOW)])
+    jobs.settle(upgraded, (stored.id, NOW + 90, [Job("update_crm", "done", None, 3, NOW - 10, "answered 503", NOW)]))
     assert jobs.count_done(upgraded, "update_crm", NOW) == 1
     assert jobs.retry_now(upgraded, failed=True, handler="update_crm") == 1
     assert jobs.alike(upgraded, "alert_on_error", update("ended-with-error", "x", error="SIP 1")) == [6]

@@ -135,8 +135,8 @@ def test_calls_are_found_by_the_work_that_is_pending_or_failed(store, monkeypatc
     for number, state in enumerate(("pending", "failed", "leased", "done")):
         id = keep(store, state, at=NOW - number, handlers=[*CRM, "alert_on_error"])
         due_at = NOW + 60 if state in ("pending", "leased") else None
-        jobs.settle(store, id, NOW, [Job("update_crm", state, due_at, 1, NOW, "answered 404", NOW)])
-        jobs.settle(store, id, NOW, [Job("alert_on_error", "done", None, 1)])
+        jobs.settle(store, (id, NOW, [Job("update_crm", state, due_at, 1, NOW, "answered 404", NOW)]))
+        jobs.settle(store, (id, NOW, [Job("alert_on_error", "done", None, 1)]))
     assert ids(store, work="pending") == ["pending", "leased"]
     assert ids(store, work="failed") == ids(store, work="failed", handler="update_crm") == ["failed"]
     assert ids(store, work="failed", handler="alert_on_error") == []
@@ -212,7 +212,8 @@ def test_every_figure_leads_to_its_calls(app, client):
         for number, error in enumerate(("SIP 486", None, "SIP 486", None)):
             id = keep(store, f"{number}", "ended-with-error" if error else "ended", NOW - 9, CRM, error=error)
             state = "failed" if number == 2 else "pending"
-            jobs.settle(store, id, NOW, [Job("update_crm", state, None if number == 2 else NOW - 1, 1, NOW, "x", NOW)])
+            due_at = None if number == 2 else NOW - 1
+            jobs.settle(store, (id, NOW, [Job("update_crm", state, due_at, 1, NOW, "x", NOW)]))
         keep(store, "yesterday", "ended-with-error", NOW - DAY, error="SIP 486")
         keep(store, "other line", "ended", NOW - 9, **line("+3199", "Other"))
     client.application.config["CRM_WEBHOOK_URL"] = "http://127.0.0.1:9"

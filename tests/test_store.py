@@ -58,7 +58,7 @@ class TestUpdates:
         assert (second.status, second.kept_at) == ("ended", NOW + 1)
 
     def test_a_repeat_changes_no_job(self, store):
-        jobs.settle(store, record(store), LEASE, map(done, HANDLERS))
+        jobs.settle(store, (record(store), LEASE, [*map(done, HANDLERS)]))
         record(store)
         assert jobs_of(store) == {}
 
@@ -92,7 +92,7 @@ class TestUpdates:
         assert updates.by_id(store, gone).call_id == "gone"
         retention.forget(store, "+31612345678")
         assert record(store, call_id="next") > gone
-        jobs.settle(store, gone, LEASE, map(done, HANDLERS))  # by who was still at it when it was forgotten
+        jobs.settle(store, (gone, LEASE, [*map(done, HANDLERS)]))  # by who was still at it when it was forgotten
         assert list(jobs_of(store, "next")) == [*HANDLERS]
         assert updates.by_id(store, gone) is None
 
@@ -125,7 +125,7 @@ class TestTexts:
         one = update(
             "ended-with-error", text, error=text, end_reason=text, assistant={"metadata": {text: text}}, **fields
         )
-        jobs.settle(store, updates.record(store, one, [text], LEASE), LEASE, [failing(text, error=text)])
+        jobs.settle(store, (updates.record(store, one, [text], LEASE), LEASE, [failing(text, error=text)]))
         stored, job = jobs.lease_next(store, text, LEASE, LEASE + 1)
         assert stored.load() == one
         assert (job.handler, job.error) == (text, text)
@@ -156,7 +156,7 @@ class TestTexts:
 
     @pytest.mark.parametrize(("text", "kept"), [(NUL, "ab"), (SURROGATE, "a?b")])
     def test_whatever_a_service_answered_can_be_why_a_job_was_not_done(self, store, text, kept):
-        jobs.settle(store, record(store), LEASE, [failing(error=text), done("log_event")])
+        jobs.settle(store, (record(store), LEASE, [failing(error=text), done("log_event")]))
         assert jobs_of(store) == {"update_crm": failing(error=kept)}
 
     @pytest.mark.parametrize("text", [NUL, SURROGATE])
@@ -201,15 +201,15 @@ class TestJobs:
         assert jobs.lease_next(store, "update_crm", LEASE - 1, LEASE + 60) is None
 
     def test_settling_removes_what_is_done_at_once_and_writes_what_is_not(self, store):
-        jobs.settle(store, record(store), LEASE, [done("log_event"), failing()])
+        jobs.settle(store, (record(store), LEASE, [done("log_event"), failing()]))
         assert jobs_of(store) == {"update_crm": failing()}
 
     def test_what_was_done_later_keeps_when_and_at_which_attempt(self, store):
         update_id = record(store)
-        jobs.settle(store, update_id, LEASE, [done("log_event"), failing(due_at=NOW)])
+        jobs.settle(store, (update_id, LEASE, [done("log_event"), failing(due_at=NOW)]))
         _, job = jobs.lease_next(store, "update_crm", NOW, LEASE)
         late = Job("update_crm", "done", None, 2, NOW, "answered 500", NOW + 30)
-        jobs.settle(store, update_id, job.due_at, [late])
+        jobs.settle(store, (update_id, job.due_at, [late]))
         assert jobs_of(store) == {"update_crm": late}
         assert jobs.backlog(store) == []
         assert jobs.count_done(store, "update_crm", NOW + 30) == 1
@@ -219,14 +219,14 @@ class TestJobs:
         update_id = record(store)
         stored, job = jobs.lease_next(store, "update_crm", LEASE, LEASE + 60)
         assert (stored.load(), job) == (update(), leased("update_crm", LEASE + 60))
-        jobs.settle(store, update_id, LEASE, [failing(error="too late")])
+        jobs.settle(store, (update_id, LEASE, [failing(error="too late")]))
         assert jobs_of(store)["update_crm"] == leased("update_crm", LEASE + 60)
-        jobs.settle(store, update_id, LEASE, [done("update_crm")])
+        jobs.settle(store, (update_id, LEASE, [done("update_crm")]))
         assert "update_crm" not in jobs_of(store)
 
     def test_the_job_due_longest_is_leased_first_and_only_of_that_handler(self, store):
         for call_id, due_at in (("b", NOW - 1), ("a", NOW - 2), ("c", NOW + 1)):
-            jobs.settle(store, record(store, call_id=call_id), LEASE, [failing(due_at=due_at)])
+            jobs.settle(store, (record(store, call_id=call_id), LEASE, [failing(due_at=due_at)]))
         found = [jobs.lease_next(store, "update_crm", NOW, LEASE) for _ in range(3)]
         assert [stored.call_id for stored, _ in found[:2]] == ["a", "b"]
         assert found[2] is None
@@ -239,7 +239,7 @@ class TestJobs:
         assert [stored.call_id for stored, _ in found] == ["z", "a", "m"]
 
     def test_what_failed_is_never_leased_and_can_be_retried(self, store):
-        jobs.settle(store, record(store), LEASE, [done("log_event"), failed()])
+        jobs.settle(store, (record(store), LEASE, [done("log_event"), failed()]))
         assert jobs.lease_next(store, "update_crm", NOW * 2, LEASE) is None
         assert jobs.retry_now(store) == 0
         assert jobs.retry_now(store, failed=True) == 1
@@ -250,7 +250,7 @@ class TestJobs:
         for call_id in ("leased", "other", "asked"):
             update_id = record(store, call_id=call_id)
             if call_id != "leased":
-                jobs.settle(store, update_id, LEASE, [failing(name, NOW + 3600) for name in HANDLERS])
+                jobs.settle(store, (update_id, LEASE, [failing(name, NOW + 3600) for name in HANDLERS]))
         assert jobs.retry_now(store, call_id="asked", handler="update_crm") == 1
         assert jobs_of(store, "asked")["update_crm"] == failing(due_at=NOW)
         assert jobs.retry_now(store) == 4
@@ -284,14 +284,14 @@ class TestJobs:
         for call_id, received_at in (("a", NOW - 90), ("b", NOW - 50)):
             update_id = record(store, call_id=call_id, received_at=received_at)
             job = failing(due_at=received_at + 99, error=f"error {call_id}")
-            jobs.settle(store, update_id, LEASE, [done("log_event"), job])
+            jobs.settle(store, (update_id, LEASE, [done("log_event"), job]))
         [crm] = jobs.backlog(store)
         assert (crm.handler, crm.pending, crm.failed) == ("update_crm", 2, 0)
         assert (crm.oldest, crm.error, crm.due_at) == (NOW - 90, "error b", NOW + 9)
 
     def test_work_left_by_a_process_whose_clock_ran_ahead_is_due_once_the_clock_is_right(self, store, clock):
         clock.now += 40 * DAY
-        jobs.settle(store, record(store, lease=clock.now + 60), clock.now + 60, [failing(due_at=clock.now + 30)])
+        jobs.settle(store, (record(store, lease=clock.now + 60), clock.now + 60, [failing(due_at=clock.now + 30)]))
         clock.now = NOW
         assert jobs.bound(store, 60, 3600) == 2
         assert {job.due_at for job in jobs_of(store).values()} == {NOW}
@@ -299,7 +299,7 @@ class TestJobs:
         assert jobs.bound(store, 60, 3600) == 0
 
     def test_bounding_leaves_alone_what_no_clock_got_wrong(self, store):
-        jobs.settle(store, record(store, call_id="tried"), LEASE, [failing("log_event", NOW + 3600), failed()])
+        jobs.settle(store, (record(store, call_id="tried"), LEASE, [failing("log_event", NOW + 3600), failed()]))
         record(store, call_id="leased")
         before = [jobs_of(store, call_id) for call_id in ("tried", "leased")]
         assert jobs.bound(store, 60, 3600) == 0
@@ -308,7 +308,7 @@ class TestJobs:
     def test_only_what_the_handler_has_still_to_do_is_alike(self, store):
         def fail(call_id, *settled, handler="alert"):
             update_id = record(store, "ended-with-error", call_id, error="SIP 486", handlers=[handler])
-            jobs.settle(store, update_id, LEASE, settled)
+            jobs.settle(store, (update_id, LEASE, settled))
             return update_id
 
         fail("done", done("alert"))
@@ -321,7 +321,7 @@ class TestJobs:
         found = [fail("pending", failing("alert")), fail("leased")]
         assert jobs.alike(store, "alert", one) == found
         late = fail("late")
-        jobs.finish(store, "alert", found)
+        jobs.finish(store, ["alert"], found)
         assert jobs.alike(store, "alert", one) == [late]
 
     def test_alike_errors_are_found_and_ended_together(self, store):
@@ -329,11 +329,11 @@ class TestJobs:
             record(store, "ended-with-error", f"sip-{number}", error=f"SIP {number}", handlers=["alert", "other"])
         record(store, "ended-with-error", "else", error="STT failed", handlers=["alert"])
         done_already = record(store, "ended-with-error", "done", error="SIP 9", handlers=["alert"])
-        jobs.settle(store, done_already, LEASE, [done("alert")])
+        jobs.settle(store, (done_already, LEASE, [done("alert")]))
         found = jobs.alike(store, "alert", update("ended-with-error", "sip-1", error="SIP 1"))
         assert [updates.by_id(store, each).call_id for each in found] == ["sip-0", "sip-2"]
-        jobs.finish(store, "alert", found)
-        jobs.finish(store, "alert", [])
+        jobs.finish(store, ["alert"], found)
+        jobs.finish(store, ["alert"], [])
         assert {each.handler: each.pending for each in jobs.backlog(store)} == {"alert": 2, "other": 3}
 
 
@@ -537,7 +537,7 @@ class TestRetention:
         for index in range(5):
             update_id = record(store, call_id=f"old-{index}", received_at=NOW - 100 + index, handlers=["update_crm"])
             job = {0: failing(due_at=NOW), 1: failed()}.get(index, done("update_crm"))
-            jobs.settle(store, update_id, LEASE, [job])
+            jobs.settle(store, (update_id, LEASE, [job]))
         record(store, call_id="new", received_at=NOW)
         assert retention.prune(store, NOW, 3) == (3, 3)
         assert retention.prune(store, NOW, 3) == (1, 1)

@@ -31,7 +31,7 @@ def pause(handler="update_crm"):
         service_of(handler).breaker.note(Unavailable("answered 502"))
     update_id = updates.record(get_store(), update(received_at=get_store().now()), [handler], get_store().now() + 60)
     job = Job(handler, "pending", get_store().now() + 30, 1, get_store().now(), "answered 502")
-    jobs.settle(get_store(), update_id, get_store().now() + 60, [job])
+    jobs.settle(get_store(), (update_id, get_store().now() + 60, [job]))
 
 
 def told(service):
@@ -61,7 +61,7 @@ def test_its_end_is_told_once_with_how_long_it_lasted_and_how_many_were_delivere
     assert len(told(service)) == 1  # there is work that waits
     _, job = jobs.lease_next(get_store(), "update_crm", clock.now, clock.now + 60)
     done = Job("update_crm", "done", None, 2, job.first_tried_at, job.error, clock.now)
-    jobs.settle(get_store(), 1, job.due_at, [done])
+    jobs.settle(get_store(), (1, job.due_at, [done]))
     clock.now += 60
     for _ in range(2):
         report_troubles()
@@ -86,7 +86,7 @@ def test_updates_that_failed_for_good_are_told_again_only_when_more_have(clock, 
     def fail(call_id):
         update_id = updates.record(get_store(), update(call_id=call_id), ["update_crm"], clock.now + 60)
         job = Job("update_crm", "failed", None, 1, clock.now, "answered 404", clock.now)
-        jobs.settle(get_store(), update_id, clock.now + 60, [job])
+        jobs.settle(get_store(), (update_id, clock.now + 60, [job]))
 
     fail("a")
     report_troubles()

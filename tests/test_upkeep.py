@@ -221,8 +221,8 @@ class TestPruning:
         lease, store = clock.now + 1, get_store()
         pending = updates.record(store, update(call_id="pending"), ["log_event"], lease)
         failed = updates.record(store, update(call_id="failed"), ["log_event"], lease)
-        jobs.settle(store, pending, lease, [Job("log_event", "pending", clock.now + HOUR)])
-        jobs.settle(store, failed, lease, [Job("log_event", "failed", None, 9, clock.now, "answered 404", clock.now)])
+        jobs.settle(store, (pending, lease, [Job("log_event", "pending", clock.now + HOUR)]))
+        jobs.settle(store, (failed, lease, [Job("log_event", "failed", None, 9, clock.now, "answered 404", clock.now)]))
         days_pass(1.1)
         assert [self.is_kept(name) for name in ("old", "failed", "pending")] == [False, False, True]
         assert calls.get(store, "old") is None
