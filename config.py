@@ -1,21 +1,13 @@
 """Settings: read from the environment once, and checked."""
 
-import errno
-import logging
 import os
 import re
-import socket
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from flask import current_app
-
-logger = logging.getLogger(__name__)
-
 # Not settings, but keys of the app's config, so that tests can change them. Times are in seconds.
-LIMITS = {
+INTERNALS = {
     "DEADLINE": 4.0,  # of a request, from its start
     "OUTBOUND_TIMEOUT": 3.0,  # of a request to a service
     "OUTBOUND_SLOTS": 16,  # requests of a worker that wait for one service at a time, a quarter of its threads
@@ -29,8 +21,8 @@ LIMITS = {
     "PROBE_EVERY": 30.0,  # what a paused handler's service is asked
     "LAST_TRY": 10.0,  # at shutdown
     "STALE_AFTER": 12 * 3600.0,
-    "ASK_AFTER": 3600.0,  # how long a call is active before the provider is asked after it
-    "ASK_EVERY": 600.0,
+    "CHECK_AFTER": 3600.0,  # how long a call is active before it is checked with the provider
+    "CHECK_EVERY": 600.0,
     "UPKEEP_EVERY": 60.0,
 }
 VERSION = "1.0"
@@ -131,9 +123,9 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any]] = {
 }
 
 
-def load(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+def load_config(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """The app's configuration from `environ`. An empty value counts as unset; nonsense ends the process in one line."""
-    config = {"MAX_CONTENT_LENGTH": MAX_BODY, "CLOCK": None, **LIMITS}
+    config = {"MAX_CONTENT_LENGTH": MAX_BODY, "CLOCK": None, **INTERNALS}
     for name, (parse, default) in SETTINGS.items():
         text = environ.get(name, "").strip()
         try:
@@ -157,69 +149,3 @@ def _public_url(environ: Mapping[str, str]) -> str | None:
     fly = environ.get("FLY_APP_NAME")
     host = next(filter(None, map(environ.get, names)), None) or (fly and f"{fly}.fly.dev")
     return f"https://{host}" if host else None
-
-
-def on_and_off(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """The names of the optional settings that are set, and of those that are not."""
-    optional = [name for name, (_, default) in SETTINGS.items() if not default]
-    return [name for name in optional if config[name]], [name for name in optional if not config[name]]
-
-
-def dangers(config: Mapping[str, Any]) -> list[str]:
-    """What must not stay as it is, a sentence each."""
-    disk = "This platform's disk does not survive a restart: set DATABASE_URL, or SQLITE_PATH to a file that stays."
-    secrets, open_to_all = config["WEBHOOK_SECRET"], config["ALLOW_UNSIGNED"]
-    found = {
-        "Anyone can post updates: set WEBHOOK_SECRET and unset ALLOW_UNSIGNED.": open_to_all and not secrets,
-        "Without WEBHOOK_SECRET anyone could post updates: unset ALLOW_UNSIGNED.": open_to_all and secrets,
-        "An update of any age can be posted again: unset WEBHOOK_TOLERANCE.": secrets
-        and not config["WEBHOOK_TOLERANCE"],
-        "Who sees the calls can post updates: set another DASHBOARD_PASSWORD.": config["DASHBOARD_PASSWORD"] in secrets,
-        disk: config["EPHEMERAL_DISK"] and not config["DATABASE_URL"],
-    }
-    for key, url in (("CRM_TOKEN", "CRM_WEBHOOK_URL"), ("PROVIDER_API_KEY", "PROVIDER_API_URL")):
-        parts = urlsplit(config[url] or "")
-        clear = parts.scheme == "http" and parts.hostname not in LOOPBACK
-        found[f"{key} can be read on its way: set {url} to one that starts with https://."] = config[key] and clear
-    return [sentence for sentence, true in found.items() if true]
-
-
-def warnings(config: Mapping[str, Any]) -> list[str]:
-    """The same, and what a deployment should not stay without."""
-    found = dangers(config)
-    if not config["WEBHOOK_SECRET"] and not config["ALLOW_UNSIGNED"]:
-        found.append(
-            "Only `flask run` takes updates, from this machine: set WEBHOOK_SECRET to the provider's webhook_secret."
-        )
-    if not config["DASHBOARD_PASSWORD"]:
-        found.append(
-            "Only `flask run` shows calls, to this machine: set DASHBOARD_PASSWORD to see them from elsewhere."
-        )
-    return found
-
-
-def clock() -> float:
-    """This machine's time, in Unix seconds. What is kept goes by the store's, `now()`."""
-    return (current_app.config["CLOCK"] or time.time)()
-
-
-def check_free(address: tuple[str, int] | str) -> None:
-    """End the process in one line if no server can listen at `address`: host and port, or a Unix socket's path."""
-    try:
-        if isinstance(address, tuple):
-            socket.create_server(address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET).close()
-        else:  # whoever binds a path last has it, so ask whether somebody answers
-            with socket.socket(socket.AF_UNIX) as client:
-                if client.connect_ex(address) == 0:
-                    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    except OSError as error:
-        where = address if isinstance(address, str) else ":".join(map(str, address))
-        raise SystemExit(f"Cannot listen at {where}: {error.strerror}. Choose another, or end what does.") from None
-
-
-def announce(config: Mapping[str, Any], **fields: Any) -> None:
-    """Log what is on and off, and what is missing."""
-    on, off = on_and_off(config)
-    logger.info("starting", extra={"fields": {**fields, "on": on, "off": off}})
-    for warning in warnings(config):
-        logger.warning(warning)

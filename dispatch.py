@@ -9,9 +9,10 @@ from math import inf
 
 from flask import current_app, g
 
-from config import clock
+from clock import clock
 from handlers import HANDLERS, is_on
-from handlers.outbound import Attempt, GiveUp, NotNow, Retry, service
+from handlers.outbound import Deferred, GiveUp, Retry
+from handlers.service import Attempt, service
 from schemas.status_update import StatusUpdate
 from stores import StoreError, get_store, jobs, spool
 from stores.records import Job, Settlement
@@ -74,12 +75,12 @@ def _call(handler: Handler, update: StatusUpdate, attempt: Attempt) -> Exception
     g.attempt = attempt
     try:
         if started >= attempt.deadline:
-            raise NotNow("no time left in this request")
+            raise Deferred("no time left in this request")
         handler(update)
     except Exception as error:
         took = round(1000 * (time.monotonic() - started))
         fields = _extra(update, handler=handler.__name__, error=str(error), ms=took)
-        if isinstance(error, NotNow):
+        if isinstance(error, Deferred):
             logger.info("handler put off", extra=fields)
         elif isinstance(error, Retry | GiveUp | StoreError):
             logger.warning("handler failed", extra=fields)
@@ -103,7 +104,7 @@ def _reschedule(job: Job, error: Exception) -> Job:
     config, now = current_app.config, get_store().now()
     text = str(error) or type(error).__name__
     after, probe_at = getattr(error, "after", None), service(job.handler).breaker.probe_at
-    if isinstance(error, NotNow):
+    if isinstance(error, Deferred):
         return replace(job, state="pending", due_at=now + (after or 0), error=job.error or text)
     if after is None and probe_at is not None:
         after = max(probe_at - clock(), 0)

@@ -5,14 +5,15 @@ import resource
 
 from gunicorn import glogging
 
-import config as app_config
 import logs
-from worker import Worker
+import startup
+from config import INTERNALS, load_config
+from gunicorn_worker import Worker
 
 # Answers wait for the disk and for other services, so threads, not more processes, keep a worker busy. They are made
 # when needed, and wait for no client.
 worker_class = Worker
-threads = 4 * app_config.LIMITS["OUTBOUND_SLOTS"]
+threads = 4 * INTERNALS["OUTBOUND_SLOTS"]
 
 # Each connection has a file descriptor, and so have the threads' databases: half of what many systems give is too few.
 files, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -52,13 +53,13 @@ HANDED_OVER = {"LISTEN_FDS", "GUNICORN_FD"}
 
 def on_starting(server):
     """Refuse nonsense settings and a port in use in one line, or say what is on and off: once, before any worker."""
-    config = app_config.load()
+    config = load_config()
     if HANDED_OVER.isdisjoint(os.environ):
         for address in server.address:
             if not isinstance(address, int):  # fd://
-                app_config.check_free(address)
+                startup.check_free(address)
     named = [":".join(map(str, each)) if isinstance(each, tuple) else str(each) for each in server.address]
-    app_config.announce(config, address=named)
+    startup.announce(config, address=named)
 
 
 def post_worker_init(worker):

@@ -1,20 +1,29 @@
-"""Refused updates, counted by the hour and reason: in memory first: a flood costs one write a second."""
+"""Requests that are not taken: how each is answered, logged and counted."""
 
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
 
-from flask import current_app
+from flask import Flask, Response, current_app, jsonify, request
+from marshmallow import ValidationError
+from werkzeug.exceptions import HTTPException
 
-from stores import Database, StoreError, get_store
+from clock import clock
+from config import WEBHOOK_PATH
+from schemas.status_update import STATUS_UPDATE, field_errors, isoformat
+from schemas.strict_json import parse_json
+from signature import InvalidSignature, verify
+from stores import StoreError, get_store, refused
 from stores.records import Refused
 
-NOT_KEPT = "could not be kept"
+NOT_AN_UPDATE, NOT_KEPT, STALE = "not a status update", "could not be kept", "stale"
 TOO_MANY_GUESSES = "too many wrong passwords"
 _STRANGE = "The provider does not send such requests: look who does, or what changes them on the way."
-# What the text of a refusal begins with, its status code, and what to do. Nothing else is counted, and no sender's text
-# is kept.
+# Why a request is refused: the status code, and what whoever runs this receiver has to do. Only these are counted, and
+# no sender's text is kept.
 REASONS = {
     "no secret is set here": (401, "Set WEBHOOK_SECRET to the provider's webhook_secret."),
     "unsigned": (401, "Set webhook_secret on every assistant at the provider."),
@@ -24,14 +33,14 @@ REASONS = {
         401,
         "WEBHOOK_SECRET must be the webhook_secret of every assistant at the provider; commas separate several.",
     ),
-    "stale": (
+    STALE: (
         401,
         "Set this machine's clock right, or raise WEBHOOK_TOLERANCE. The log has these updates, for flask import.",
     ),
     "too large": (413, "The provider's updates are far smaller: look who sends them."),
     "the body stopped halfway": (400, "The network in front of this receiver cuts requests off."),
     "not JSON": (400, _STRANGE),
-    "not a status update": (422, "The log names the wrong fields, and has these updates whole."),
+    NOT_AN_UPDATE: (422, "The log names the wrong fields, and has these updates whole."),
     TOO_MANY_GUESSES: (
         429,
         "Somebody guesses DASHBOARD_PASSWORD: make it long and random. Ten wrong ones from an address, or a hundred in"
@@ -39,13 +48,23 @@ REASONS = {
     ),
     NOT_KEPT: (503, "The log says why, and has these updates whole."),
 }
+LOGGED_WHOLE = (STALE, NOT_AN_UPDATE, NOT_KEPT)  # as they may be updates of the provider's
+RETRY_AFTER = 30  # seconds, for a message that could not be kept
 FLUSH_EVERY = 1.0  # seconds
 
 logger = logging.getLogger(__name__)
 
 
+class Refusal(Exception):
+    """A request that is not taken for a `reason` in REASONS; the text also says what its sender has to do."""
+
+    def __init__(self, reason: str, what_to_do: str):
+        super().__init__(f"{reason}: {what_to_do}")
+        self.reason = reason
+
+
 class Refusals:
-    """One process's counts since they were last written."""
+    """One process's counts since they were last written: a flood of refused requests costs one write a second."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -66,7 +85,7 @@ class Refusals:
             times, latest, self._flushed_at = self._times, self._latest, now
             self._times, self._latest = Counter(), {}
         try:
-            keep(get_store(), [Refused(reason, n, latest[reason]) for reason, n in times.items()])
+            refused.add(get_store(), [Refused(reason, n, latest[reason]) for reason, n in times.items()])
         except StoreError as error:
             logger.warning("refusals not counted yet", extra={"error": str(error)})
             with self._lock:
@@ -74,38 +93,80 @@ class Refusals:
                 self._latest = latest | self._latest
 
 
-def count_refusal(text: str, now: float) -> None:
-    """Count an update that is refused with `text` at `now`."""
-    reason = next((each for each in REASONS if text.startswith(each)), None)
-    if reason is None:
-        return
+def init_app(app: Flask) -> None:
+    app.extensions["refusals"] = Refusals()
+    app.register_error_handler(Refusal, lambda error: refuse(error.reason, str(error)))
+    app.register_error_handler(InvalidSignature, lambda error: refuse(error.reason, str(error)))
+    app.register_error_handler(ValidationError, _wrong_fields)
+    app.register_error_handler(StoreError, _not_kept)
+    app.register_error_handler(HTTPException, _http_error)
+
+
+def _wrong_fields(error: ValidationError) -> Response:
+    return refuse(NOT_AN_UPDATE, f"{NOT_AN_UPDATE}: correct these fields", field_errors(error))
+
+
+def _not_kept(error: StoreError) -> Response:
+    answer = refuse(NOT_KEPT, f"{NOT_KEPT}: send it again", cause=str(error))
+    answer.headers["Retry-After"] = str(RETRY_AFTER)
+    return answer
+
+
+def _http_error(error: HTTPException) -> Response:
+    text = error.description
+    if error.code in (404, 405):
+        text = f"nothing here: POST status updates to {WEBHOOK_PATH}"
+    logger.warning("refused", extra={"error": f"{error.code} {text}"})
+    answer = error.get_response()
+    answer.data, answer.content_type = jsonify(error=text).data, "application/json"
+    return answer
+
+
+def refuse(reason: str, text: str, fields: dict[str, list[str]] | None = None, cause: str = "") -> Response:
+    """Count and log a refused request, and answer it with a `text` that says what to do. `fields`: what is wrong with
+    each, `cause`: what only the log tells."""
+    status, _ = REASONS[reason]
+    logged = {"wrong": fields} if fields else {}
+    message = _sent_update() if reason in LOGGED_WHOLE else None
+    if message is None:
+        logger.warning("refused", extra={"error": f"{status} {text}", "fields": logged})
+    else:  # a line that `flask import` takes
+        event, logged["received_at"] = "not kept" if reason == NOT_KEPT else "refused", _now()
+        logger.error(event, extra={"error": cause or f"{status} {text}", "update": message, "fields": logged})
+    if not _is_from_flask_check():
+        count(reason)
+    answer = jsonify({"error": text} | ({"fields": fields} if fields else {}))
+    answer.status_code = status
+    return answer
+
+
+def count(reason: str) -> None:
+    """Count a request that is refused now for a `reason` in REASONS."""
     refusals: Refusals = current_app.extensions["refusals"]
-    refusals.count(reason, now)
+    refusals.count(reason, clock())
     if reason != NOT_KEPT:  # the sender has waited for the store long enough
-        refusals.flush(now)
+        refusals.flush(clock())
 
 
-def keep(db: Database, refused: Iterable[Refused]) -> None:
-    """Add to what was refused for each reason in the hour that its `latest` is in."""
-    for each in refused:
-        db.execute(
-            "INSERT INTO refusals AS r (hour, reason, times, latest) VALUES (:hour, :reason, :times, :latest)"
-            " ON CONFLICT (hour, reason) DO UPDATE SET times = r.times + excluded.times,"
-            " latest = CASE WHEN excluded.latest > r.latest THEN excluded.latest ELSE r.latest END",
-            {
-                "hour": int(each.latest // 3600) * 3600,
-                "reason": each.reason,
-                "times": each.times,
-                "latest": each.latest,
-            },
-        )
+def _sent_update() -> dict[str, Any] | None:
+    """The status update that was sent, less the assistant; None where it is none."""
+    with suppress(ValueError, TypeError, KeyError):
+        message = parse_json(request.get_data())["message"]
+        if isinstance(message, dict) and message.get("type") == STATUS_UPDATE:
+            return {name: value for name, value in message.items() if name != "assistant"}
+    return None
 
 
-def since(db: Database, moment: float) -> list[Refused]:
-    """What was refused for each reason, from the hour that `moment` is in; most often first."""
-    found = db.query(
-        "SELECT reason, sum(times), max(latest) FROM refusals WHERE hour >= :hour GROUP BY reason"
-        " ORDER BY sum(times) DESC, reason",
-        {"hour": moment - moment % 3600},
-    )
-    return [Refused(reason, int(times), latest) for reason, times, latest in found]
+def _now() -> str:
+    return isoformat(datetime.fromtimestamp(get_store().now(), UTC))
+
+
+def _is_from_flask_check() -> bool:
+    """Whether `flask check --url` has asked for it, which signs that with our own secret."""
+    config, (timestamp, _, signature) = current_app.config, request.headers.get("X-Check", "").partition(":")
+    try:
+        tolerance = config["WEBHOOK_TOLERANCE"]
+        verify(config["WEBHOOK_SECRET"], timestamp, signature, b"check", now=clock(), tolerance=tolerance)
+    except InvalidSignature:
+        return False
+    return True

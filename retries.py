@@ -12,14 +12,23 @@ from flask import Flask
 
 from dispatch import Handler, retry_one, settle
 from handlers import HANDLERS
+from startup import announce
 from stores import StoreError, get_store, jobs, spool
 from stores.records import Settlement
 from troubles import report_troubles
 from upkeep import upkeep
 
-FINISHED = object()
-
 logger = logging.getLogger(__name__)
+
+
+def init_app(app: Flask) -> None:
+    @app.before_request
+    def start() -> None:
+        """Start the threads on the first request: commands also build the app and must not start them. gunicorn.conf.py
+        starts them itself."""
+        if not app.testing and "stop_retrying" not in app.extensions:
+            announce(app.config)
+            start_retrying(app)
 
 
 def start_retrying(app: Flask) -> Callable[[], None]:
@@ -128,7 +137,7 @@ def _maintain(app: Flask, stopping: threading.Event) -> None:
                     report_troubles()
                 spool.drain(get_store())
                 app.extensions["refusals"].flush(get_store().now())
-                if next(steps, FINISHED) is not FINISHED:
+                if next(steps, False):
                     pause = 0
                 elif time.monotonic() >= upkeep_at:
                     steps, upkeep_at = upkeep(unknown_handlers), time.monotonic() + app.config["UPKEEP_EVERY"]

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 
 
 class InvalidSignature(Exception):
-    """Missing, malformed or wrong; the text says which and what to do."""
+    """`reason`: unsigned, malformed, wrong or stale; the text also says what to do."""
 
-
-class StaleSignature(InvalidSignature):
-    """The signature is right, but its timestamp is too far from now."""
+    def __init__(self, reason: str, what_to_do: str):
+        super().__init__(f"{reason}: {what_to_do}")
+        self.reason = reason
 
 
 def sign(secret: str, timestamp: int | str, body: bytes) -> str:
@@ -32,17 +32,18 @@ def verify(
     `now` and `tolerance` are in seconds; a tolerance of 0 takes a signature of any age.
     """
     if not timestamp or not signature:
-        raise InvalidSignature("unsigned: send X-Webhook-Timestamp and X-Webhook-Signature")
+        raise InvalidSignature("unsigned", "send X-Webhook-Timestamp and X-Webhook-Signature")
     if not re.fullmatch(r"[0-9]{1,12}", timestamp):
-        raise InvalidSignature("malformed X-Webhook-Timestamp: send one, in Unix seconds")
+        raise InvalidSignature("malformed X-Webhook-Timestamp", "send one, in Unix seconds")
     if not re.fullmatch(r"(sha256=)?[0-9a-f]{64}", signature):
-        raise InvalidSignature("malformed X-Webhook-Signature: send one, sha256= and 64 lower-case hex digits")
+        raise InvalidSignature("malformed X-Webhook-Signature", "send one, sha256= and 64 lower-case hex digits")
     given = signature.removeprefix("sha256=").encode()
     expected = [sign(secret, timestamp, body).removeprefix("sha256=").encode() for secret in secrets]
     if not any([hmac.compare_digest(given, each) for each in expected]):
-        raise InvalidSignature("wrong signature: use the same webhook_secret here (WEBHOOK_SECRET) and at the provider")
+        what_to_do = "use the same webhook_secret here (WEBHOOK_SECRET) and at the provider"
+        raise InvalidSignature("wrong signature", what_to_do)
     if tolerance and abs(now - int(timestamp)) > tolerance:
-        raise StaleSignature(f"stale: X-Webhook-Timestamp is more than {tolerance} s from this server's clock")
+        raise InvalidSignature("stale", f"X-Webhook-Timestamp is more than {tolerance} s from this server's clock")
 
 
 # What proxies and tunnels add, each its own.

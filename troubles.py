@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from flask import current_app, g
 
-import refusals
 from handlers import HANDLERS
 from handlers.alerts import duration, plain, public_url, send
-from handlers.outbound import Attempt, GiveUp, Retry, service
-from stores import Database, get_store, jobs, spool
+from handlers.outbound import GiveUp, Retry
+from handlers.service import Attempt, service
+from refusals import REASONS
+from stores import Database, get_store, jobs, refused, spool
 
 PAUSED_FOR = 300.0  # seconds, before it is reported
 AGAIN = 3600.0  # seconds between two messages about one trouble
@@ -69,11 +70,11 @@ def find_troubles(store: Database, now: float) -> Iterator[Trouble]:
             text = f"{each.handler} is paused for {duration(now - paused_at)}: its service {each.error}."
             text += f" {_updates(each.pending)} pending."
             yield Trouble(f"{each.handler} paused", paused_at, now, text)
-    for refused in refusals.since(store, now):
-        if refused.reason in UNSIGNED:
-            code, advice = refusals.REASONS[refused.reason]
-            text = f"{_updates(refused.times)} refused: {code} {refused.reason}. {advice}"
-            yield Trouble(refused.reason, refused.latest, refused.latest, text)
+    for each in refused.since(store, now):
+        if each.reason in UNSIGNED:
+            code, advice = REASONS[each.reason]
+            text = f"{_updates(each.times)} refused: {code} {each.reason}. {advice}"
+            yield Trouble(each.reason, each.latest, each.latest, text)
 
 
 def _report_recoveries(store: Database) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-import config
 import stores
+from config import load_config
 from schemas.status_update import Call, Customer, PhoneNumber, StatusUpdate
 from stores import updates
 
@@ -25,7 +25,7 @@ ERRORS = ("STT connection failed", "LLM timed out after 30 s", "SIP 486 Busy her
 
 def fill(environment: dict[str, str], first: int, count: int) -> None:
     """Keep the updates from `first` on, in the order in which they would have come."""
-    db = stores.create(config.load(environment))
+    db = stores.create(load_config(environment))
     db.check()
     for start in range(first, first + count, BATCH):
         with one_transaction(db):

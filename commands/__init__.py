@@ -10,15 +10,16 @@ from commands.reconcile import reconcile
 from commands.retry import retry
 from commands.simulate import simulate
 from commands.transfer import export, import_
-from config import check_free
+from startup import check_free
 
 
-def register(app: Flask) -> None:
+def init_app(app: Flask) -> None:
     for command in (check, simulate, export, import_, retry, reconcile, forget):
         app.cli.add_command(command)
+    _check_port()
 
 
-def check_port() -> None:
+def _check_port() -> None:
     """Where this is `flask run`, end it in one line unless it can listen at its port."""
     context = click.get_current_context(silent=True)
     if context and context.info_name == "run" and not is_running_from_reloader():

@@ -6,7 +6,7 @@ from collections import Counter
 import click
 from flask.cli import with_appcontext
 
-from commands.base import Command
+from commands.client import Command
 from stores import get_store, retention, spool
 
 

@@ -1,4 +1,4 @@
-"""`flask reconcile`: ask the provider after calls that never ended."""
+"""`flask reconcile`: check long-running calls with the provider."""
 
 import sys
 
@@ -6,19 +6,19 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
-import upkeep
-from commands.base import Command
+import provider
+from commands.client import Command
 from logs import mask
 
 
 @click.command(cls=Command)
 @with_appcontext
 def reconcile() -> None:
-    """Ask the provider after calls that have been active for over an hour, and settle those that are over."""
+    """Check calls that have been active for over an hour with the provider, and settle those that are over."""
     if not current_app.config["PROVIDER_API_KEY"]:
         raise click.UsageError("set PROVIDER_API_KEY to a key of the provider's API")
     results = []
-    for call, found in upkeep.reconcile():
+    for call, found in provider.reconcile():
         results.append(found)
         click.echo(f"{mask(call.id)}: {found}")
     if not results:

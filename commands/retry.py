@@ -8,7 +8,7 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
-from commands.base import Command
+from commands.client import Command
 from dispatch import Handler
 from handlers import HANDLERS
 from retries import catch_up

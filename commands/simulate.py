@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import click
 from flask.cli import with_appcontext
 
-from commands.base import Command, first_secret, new_session, post, webhook_url
+from commands.client import Command, first_secret, new_session, post, webhook_url
 from config import LOOPBACK
 from schemas.status_update import isoformat
 

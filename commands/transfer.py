@@ -12,10 +12,10 @@ import click
 from flask.cli import with_appcontext
 from marshmallow import ValidationError
 
-from commands.base import Command, first_secret, new_session, post, webhook_url
+from commands.client import Command, first_secret, new_session, post, webhook_url
 from handlers import HANDLERS
-from schemas import strict_json
-from schemas.status_update import StatusUpdate, field_errors, in_utc, load
+from schemas.status_update import StatusUpdate, field_errors, in_utc, load_update
+from schemas.strict_json import parse_json
 from stores import get_store, spool
 from stores.export import every_update, exported
 
@@ -60,11 +60,11 @@ def import_(file: BinaryIO, url: str | None) -> None:
     def take(line: bytes) -> str:
         """What came of one line. Raises ValidationError."""
         try:
-            document = strict_json.loads(line[max(line.find(b"{"), 0) :])
+            document = parse_json(line[max(line.find(b"{"), 0) :])
             message = document["message"]
         except (ValueError, TypeError, KeyError):
             return "passed over"
-        update = load({"message": message}, received_at(document))
+        update = load_update({"message": message}, received_at(document))
         return post(session, target, message, secret)[0] if target else keep(update, document)
 
     results = Counter()

@@ -5,21 +5,35 @@ import json
 import logging
 from typing import Any
 
-from flask import Blueprint, Response, current_app, jsonify, make_response, redirect, render_template, request, url_for
+from flask import (
+    Blueprint,
+    Flask,
+    Response,
+    current_app,
+    jsonify,
+    make_response,
+    redirect,
+    render_template,
+    request,
+    url_for,
+)
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import BadRequest
 
 import refusals
-from config import WEBHOOK_PATH, clock, dangers, warnings
+from clock import clock
+from config import WEBHOOK_PATH
 from dashboard import listing
-from dashboard.content import call_state, iso, kept_update, paused_at
 from dashboard.figures import PERIODS, figures, first_hour
+from dashboard.guesses import Guesses
 from dashboard.health import health
+from dashboard.presenters import call_state, iso, kept_update, paused_at
 from dispatch import retry_one
 from handlers import HANDLERS
-from refusals import TOO_MANY_GUESSES, count_refusal
+from refusals import TOO_MANY_GUESSES
 from signature import is_local
-from stores import Database, StoreError, calls, get_store, jobs, spool, updates
+from startup import dangers, warnings
+from stores import Database, StoreError, calls, get_store, jobs, refused, spool, updates
 from stores.export import every_update, exported
 
 MOST = {"active": 300, "stale": 50}  # are listed; all are counted
@@ -40,6 +54,11 @@ blueprint.add_app_template_filter(iso)
 blueprint.add_app_template_filter(paused_at)
 
 
+def init_app(app: Flask) -> None:
+    app.extensions |= {"guesses": Guesses(), "figures": {}}
+    app.register_blueprint(blueprint)
+
+
 @blueprint.before_request
 def require_access() -> Response | None:
     """Refuse a request that lacks the dashboard's password or, where none is set, is not local."""
@@ -53,7 +72,7 @@ def require_access() -> Response | None:
     # The last of these is the one that the platform's own router has added.
     address = request.headers.get("X-Forwarded-For", request.remote_addr or "").rpartition(",")[2].strip()
     if current_app.extensions["guesses"].too_many(address, bool(given) and not right, clock()):
-        count_refusal(TOO_MANY_GUESSES, clock())
+        refusals.count(TOO_MANY_GUESSES)
         answer = _refuse(429, f"{TOO_MANY_GUESSES}: wait a minute")
         answer.headers["Retry-After"] = "60"
         return answer
@@ -189,7 +208,7 @@ def _now(store: Database) -> dict[str, Any]:
     backlog = jobs.backlog(store)
     return _overview(store) | {
         "undone": [each for each in backlog if each.failed or (each.oldest or now) < now - PENDING_TOO_LONG],
-        "refusals": refusals.since(store, first_hour(now)),
+        "refusals": refused.since(store, first_hour(now)),
         "reasons": refusals.REASONS,
         "spooled": (spool.waiting(store), store.failure()),
         "dangers": dangers(config),

@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from dashboard.content import iso, paused_at
+from dashboard.presenters import iso, paused_at
 from logs import mask
 from stores import Database, StoreError, get_store, jobs, spool, updates
 from stores.records import Backlog

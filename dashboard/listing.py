@@ -11,7 +11,7 @@ from typing import Any
 
 from flask import Response, abort, request
 
-from dashboard.content import call_state
+from dashboard.presenters import call_state
 from stores import Database
 from stores.records import Call
 from stores.search import Filters, Page, find

@@ -8,6 +8,9 @@ handled, where a process died in between.
 from collections.abc import Mapping
 from typing import Any
 
+from flask import Flask
+
+from handlers import active_calls
 from handlers.active_calls import track_call
 from handlers.alerts import alert_on_error
 from handlers.crm import update_crm
@@ -17,6 +20,10 @@ HANDLERS = (log_event, track_call, alert_on_error, update_crm)
 
 # Without its setting a handler has nothing to do, so it gets no jobs. A handler that is not named here always does.
 NEEDS = {"track_call": "REDIS_URL", "alert_on_error": "SLACK_WEBHOOK_URL", "update_crm": "CRM_WEBHOOK_URL"}
+
+
+def init_app(app: Flask) -> None:
+    app.extensions |= {"redis": active_calls.connect(app.config), "services": {}}
 
 
 def is_on(handler: str, config: Mapping[str, Any]) -> bool:

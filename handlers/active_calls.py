@@ -6,7 +6,8 @@ from typing import Any
 
 from flask import current_app, g
 
-from handlers.outbound import Attempt, Retry, Unavailable, bounded, call
+from handlers.outbound import Retry, Unavailable
+from handlers.service import Attempt, bounded, call
 from schemas.status_update import StatusUpdate
 from stores import calls, get_store
 

@@ -8,8 +8,8 @@ from urllib.parse import quote, urlsplit
 
 from flask import current_app, has_request_context, request
 
-from config import clock
-from handlers.outbound import NotNow, Retry, post
+from clock import clock
+from handlers.outbound import Deferred, Retry, post
 from schemas.status_update import ENDED_WITH_ERROR, StatusUpdate
 from stores import calls, get_store, jobs, locks
 
@@ -25,7 +25,7 @@ def alert_on_error(update: StatusUpdate) -> None:
     group = f"alert: {update.error_group}"
     # Longer than a post takes: nobody else reports such an error meanwhile.
     if wait := locks.acquire(store, group, config["OUTBOUND_TIMEOUT"] + 1):
-        raise NotNow("such an error was just reported, or is being", after=wait)
+        raise Deferred("such an error was just reported, or is being", after=wait)
     covered = jobs.alike(store, "alert_on_error", update)
     call = calls.get(store, update.call.id)
     text = alert_text(update, call.seconds if call else None, len(covered), clock(), public_url())

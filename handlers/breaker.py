@@ -5,7 +5,7 @@ import threading
 
 from flask import current_app
 
-from config import clock
+from clock import clock
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class Unavailable(Retry):
     """The service's own failure: no connection, no answer in time, 5xx or 429."""
 
 
-class NotNow(Retry):
+class Deferred(Retry):
     """The work was not even tried: it costs no attempt."""
 
 
@@ -45,13 +45,13 @@ class CircuitBreaker:
         self._lock = threading.Lock()
 
     def admit(self, *, retrying: bool, forced: bool = False) -> None:
-        """Return if the service may be asked now, else raise NotNow with what it answered last."""
+        """Return if the service may be asked now, else raise Deferred with what it answered last."""
         with self._lock:
             if self.probe_at is None or forced:
                 return
             now = clock()
             if not retrying or now < self.probe_at:
-                raise NotNow(self._reason)
+                raise Deferred(self._reason)
             self.probe_at = now + current_app.config["PROBE_EVERY"]  # this is the probe, and no other
 
     def note(self, error: Exception | None) -> None:
@@ -59,7 +59,7 @@ class CircuitBreaker:
         with self._lock:
             if isinstance(error, Unavailable):
                 self._failed(error)
-            elif error is None or isinstance(error, Retry | GiveUp) and not isinstance(error, NotNow):
+            elif error is None or isinstance(error, Retry | GiveUp) and not isinstance(error, Deferred):
                 if self.paused_at is not None:
                     logger.info("pause over", extra={"handler": self.handler})
                 self._failures, self.paused_at, self.probe_at = 0, None, None

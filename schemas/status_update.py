@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from typing import Any
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, missing, validate
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
 
 from schemas import strict_json
 
 logger = logging.getLogger(__name__)
 
+STATUS_UPDATE = "status-update"  # the type of these messages
 IN_PROGRESS, ENDED, ENDED_WITH_ERROR = "in-progress", "ended", "ended-with-error"
 FINAL = (ENDED, ENDED_WITH_ERROR)
 MAX_METADATA_BYTES, MAX_METADATA_DEPTH = 16 * 1024, 16
@@ -92,30 +93,6 @@ class _Timestamp(fields.AwareDateTime):
             raise ValidationError("Not a time in the years 2 to 9998 UTC.") from None
 
 
-class _Object(fields.Field):
-    """An object of some fields, what else it has left out: a nested schema at a third of its cost."""
-
-    default_error_messages = {"type": "Invalid input type."}
-
-    def __init__(self, known: dict[str, fields.Field], **kwargs: Any):
-        super().__init__(**kwargs)
-        self._known = known
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise self.make_error("type")
-        loaded, errors = {}, {}
-        for name, field in self._known.items():
-            if name in value or field.required:
-                try:
-                    loaded[name] = field.deserialize(value.get(name, missing))
-                except ValidationError as error:
-                    errors[name] = error.messages
-        if errors:
-            raise ValidationError(errors)
-        return loaded
-
-
 def _name(most: int) -> fields.String:
     """An identifier: printable, encodable, of 1 to `most` characters."""
     printable = validate.Regexp(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*\Z", error="Has control characters or surrogates.")
@@ -126,39 +103,76 @@ def _text() -> fields.String:
     return _Text(allow_none=True)
 
 
-class _MessageSchema(Schema):
+class _Lenient(Schema):
+    """Whatever else the provider sends is left out: a parent's choice does not reach the schemas nested in it."""
+
     class Meta:
         unknown = EXCLUDE
 
-    type = fields.String(required=True, validate=validate.Equal("status-update"))
+
+class _CallSchema(_Lenient):
+    id = _name(256)
+    status = _name(64)
+    type = _text()
+
+    @post_load
+    def make(self, fields: dict[str, Any], **_: Any) -> Call:
+        return Call(**fields)
+
+
+class _PhoneNumberSchema(_Lenient):
+    number = _text()
+    name = _text()
+    id = _text()
+
+    @post_load
+    def make(self, fields: dict[str, Any], **_: Any) -> PhoneNumber:
+        return PhoneNumber(**fields)
+
+
+class _CustomerSchema(_Lenient):
+    number = _text()
+
+    @post_load
+    def make(self, fields: dict[str, Any], **_: Any) -> Customer:
+        return Customer(**fields)
+
+
+class _AssistantSchema(_Lenient):
+    metadata = fields.Raw(allow_none=True)
+
+
+class _MessageSchema(_Lenient):
+    type = fields.String(required=True, validate=validate.Equal(STATUS_UPDATE))
     timestamp = _Timestamp(required=True, default_timezone=UTC)
-    call = _Object({"id": _name(256), "status": _name(64), "type": _text()}, required=True)
-    phone_number = _Object({"number": _text(), "name": _text(), "id": _text()}, allow_none=True)
-    customer = _Object({"number": _text()}, allow_none=True)
+    call = fields.Nested(_CallSchema, required=True)
+    phone_number = fields.Nested(_PhoneNumberSchema, allow_none=True)
+    customer = fields.Nested(_CustomerSchema, allow_none=True)
     error = _text()
     end_reason = _text()
-    assistant = _Object({"metadata": fields.Raw(allow_none=True)}, allow_none=True)
+    assistant = fields.Nested(_AssistantSchema, allow_none=True)
 
 
-_MESSAGE = _MessageSchema()
+class _DocumentSchema(_Lenient):
+    message = fields.Nested(_MessageSchema, required=True)
 
 
-def load(document: Any, received_at: datetime) -> StatusUpdate:
+_DOCUMENT = _DocumentSchema()  # built once: 115 us otherwise
+
+
+def load_update(document: Any, received_at: datetime) -> StatusUpdate:
     """The update in a decoded `document`, `{"message": {...}}`; `received_at` is aware.
 
     Raises marshmallow's ValidationError; `field_errors` flattens it.
     """
-    try:
-        message = _MESSAGE.load(document.get("message") if isinstance(document, dict) else None)
-    except ValidationError as error:
-        raise ValidationError({"message": error.messages}) from None
-    call = Call(**message["call"])
+    message = _DOCUMENT.load(document)["message"]
+    call = message["call"]
     return StatusUpdate(
         call=call,
         timestamp=message["timestamp"],
         received_at=received_at,
-        phone_number=PhoneNumber(**message.get("phone_number") or {}),
-        customer=Customer(**message.get("customer") or {}),
+        phone_number=message.get("phone_number") or PhoneNumber(),
+        customer=message.get("customer") or Customer(),
         error=message.get("error"),
         end_reason=message.get("end_reason"),
         metadata=_bounded((message.get("assistant") or {}).get("metadata"), call),
@@ -169,7 +183,7 @@ def dump(update: StatusUpdate) -> dict[str, Any]:
     """The update as the provider would have sent it, less what is not kept; `load` takes it back."""
     call, line = update.call, update.phone_number
     message = {
-        "type": "status-update",
+        "type": STATUS_UPDATE,
         "timestamp": isoformat(update.timestamp),
         "call": {"id": call.id, "type": call.type, "status": call.status},
         "phone_number": {"number": line.number, "name": line.name, "id": line.id},

@@ -7,7 +7,7 @@ from typing import Any
 MAX_DEPTH = 64
 
 
-def loads(body: bytes) -> Any:
+def parse_json(body: bytes) -> Any:
     """The document in `body`: strict UTF-8 without a BOM, no NaN or infinities, at most MAX_DEPTH levels.
 
     Of duplicate keys the last wins. Raises ValueError.

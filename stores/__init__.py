@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from flask import current_app
+from flask import Flask, current_app
 
 from stores.records import StoreError
 
@@ -70,6 +70,10 @@ def create(config: Mapping[str, Any]) -> Database:
 
     spool = SQLite(f"{config['SQLITE_PATH']}.spool", clock=config["CLOCK"])
     return Postgres(config["DATABASE_URL"], spool=spool, clock=config["CLOCK"])
+
+
+def init_app(app: Flask) -> None:
+    app.extensions["store"] = create(app.config)
 
 
 def get_store() -> Database:

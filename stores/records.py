@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
-from schemas.status_update import ENDED_WITH_ERROR, StatusUpdate, load
+from schemas.status_update import ENDED_WITH_ERROR, StatusUpdate, load_update
 
 
 class StoreError(Exception):
@@ -59,7 +59,7 @@ class StoredUpdate:
 
     def load(self) -> StatusUpdate:
         """The update as its handlers first got it."""
-        return load(json.loads(self.message), datetime.fromtimestamp(self.received_at, UTC))
+        return load_update(json.loads(self.message), datetime.fromtimestamp(self.received_at, UTC))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from flask.testing import FlaskClient
 
 import config
 import stores
-from schemas.status_update import load
+from schemas.status_update import load_update
 from signature import sign
 from stores.search import Filters, find
 from tests.loopback import free_port, wait_until
@@ -115,7 +115,7 @@ def valkey(valkey_server):
 def store_settings(request, tmp_path):
     """The settings that choose a database, which is empty."""
     url = request.getfixturevalue("postgres").url if request.param == "postgresql" else None
-    return config.load({}) | {"SQLITE_PATH": str(tmp_path / "calls.db"), "DATABASE_URL": url}
+    return config.load_config({}) | {"SQLITE_PATH": str(tmp_path / "calls.db"), "DATABASE_URL": url}
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def message(status="in-progress", call_id="call-1", timestamp="2025-12-13T12:00:
 
 
 def update(status="in-progress", call_id="call-1", received_at=NOW, **fields):
-    return load(message(status, call_id, **fields), datetime.fromtimestamp(received_at, UTC))
+    return load_update(message(status, call_id, **fields), datetime.fromtimestamp(received_at, UTC))
 
 
 def recent(store, limit=50, search=""):
@@ -278,7 +278,7 @@ class Receiver:
 
 @pytest.fixture
 def receiver(tmp_path):
-    """Start the receiver under gunicorn: receiver(WEB_CONCURRENCY="2", ...), with `limits` over config.LIMITS."""
+    """Start the receiver under gunicorn: receiver(WEB_CONCURRENCY="2", ...), with `limits` over config.INTERNALS."""
     started = []
 
     def start(*command, limits=None, **environment):

@@ -10,9 +10,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import refusals
 from schemas.status_update import isoformat
-from stores import jobs
+from stores import jobs, refused
 from stores import updates as kept
 from stores.records import Job, Refused
 from stores.sqlite import SQLite
@@ -40,7 +39,7 @@ def fill(path, active, now):
         if active:
             error = "answered 404: no such contact"
             jobs.settle(store, (last, now, [Job("update_crm", "failed", None, 1, now, error, now)]))
-            refusals.keep(store, [Refused("wrong signature", 12, now - 1500)])
+            refused.add(store, [Refused("wrong signature", 12, now - 1500)])
 
 
 def made_up(chance, start, seconds):

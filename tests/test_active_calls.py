@@ -15,7 +15,7 @@ from redis import Redis
 from app import create_app
 from dispatch import retry_one
 from handlers.active_calls import track_call
-from handlers.outbound import service as service_of
+from handlers.service import service as service_of
 from retries import start_retrying
 from stores import calls, get_store, retention, updates
 from tests.conftest import NOW, ROOT, URL, free_port, message, update, wait_until

@@ -11,8 +11,9 @@ import dispatch
 import retries
 from handlers.alerts import alert_on_error
 from handlers.crm import update_crm
-from handlers.outbound import Attempt, Retry, Unavailable, post
-from handlers.outbound import service as service_of
+from handlers.outbound import Retry, Unavailable, post
+from handlers.service import Attempt
+from handlers.service import service as service_of
 from stores import get_store, jobs, updates
 from tests.conftest import URL, Service, message, update, wait_until
 

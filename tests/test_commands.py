@@ -3,7 +3,7 @@ import json
 import pytest
 import requests
 
-from commands.base import webhook_url
+from commands.client import webhook_url
 from commands.simulate import made_up_calls
 from stores import get_store, jobs, updates
 from stores.records import Job

@@ -4,13 +4,14 @@ import pytest
 
 import config
 import stores
-from config import load, on_and_off, warnings
+from config import load_config
+from startup import on_and_off, warnings
 
 SAFE = {"WEBHOOK_SECRET": "old, secret", "DASHBOARD_PASSWORD": "password"}
 
 
 def test_without_any_setting_everything_has_its_default():
-    loaded = load({})
+    loaded = load_config({})
     assert {name: loaded[name] for name in config.SETTINGS} == {
         "WEBHOOK_SECRET": (),
         "ALLOW_UNSIGNED": False,
@@ -31,20 +32,20 @@ def test_without_any_setting_everything_has_its_default():
 
 
 def test_blanks_are_stripped_and_empty_is_unset():
-    loaded = load({name: "  " for name in config.SETTINGS} | {"CRM_TOKEN": " token\n"})
+    loaded = load_config({name: "  " for name in config.SETTINGS} | {"CRM_TOKEN": " token\n"})
     assert loaded["CRM_TOKEN"] == "token"
     assert loaded["RETENTION_DAYS"] == 30
 
 
 def test_secrets_are_separated_by_commas_and_stay_texts():
-    assert load({"WEBHOOK_SECRET": "12345, b,,"})["WEBHOOK_SECRET"] == ("12345", "b")
+    assert load_config({"WEBHOOK_SECRET": "12345, b,,"})["WEBHOOK_SECRET"] == ("12345", "b")
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
 @pytest.mark.parametrize("rest", ["u:p%23@db.example.com:5432/calls", "/calls?host=/run/pg", "u:a#b@a:1,b:2/calls"])
 def test_a_database_url_is_taken_as_it_is(scheme, rest):
     url = f"{scheme}://{rest}"
-    loaded = load({"DATABASE_URL": url})
+    loaded = load_config({"DATABASE_URL": url})
     assert loaded["DATABASE_URL"] == url
     assert "#" not in stores.create(loaded).server
 
@@ -52,12 +53,12 @@ def test_a_database_url_is_taken_as_it_is(scheme, rest):
 @pytest.mark.parametrize("url", ["sqlite:///calls.db", "instance/calls.db", "/data/calls.db", "mysql://db/calls"])
 def test_where_a_file_is_meant_it_names_the_setting_for_files(url):
     with pytest.raises(SystemExit, match="DATABASE_URL must start with postgres:.*SQLITE_PATH"):
-        load({"DATABASE_URL": url})
+        load_config({"DATABASE_URL": url})
 
 
 @pytest.mark.parametrize("url", ["redis://:pass%23@redis:6379/1", "rediss://u:p@redis", "unix:///run/redis.sock?db=1"])
 def test_a_redis_url_is_taken_as_it_is(url):
-    assert load({"REDIS_URL": url})["REDIS_URL"] == url
+    assert load_config({"REDIS_URL": url})["REDIS_URL"] == url
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_a_redis_url_is_taken_as_it_is(url):
 )
 def test_a_refused_url_is_not_shown(name, url):
     with pytest.raises(SystemExit) as caught:
-        load({name: url})
+        load_config({name: url})
     assert "hush" not in str(caught.value)
 
 
@@ -81,16 +82,16 @@ EPHEMERAL = SAFE | {"DYNO": "web.1"}
 def test_redis_alone_on_a_disk_that_is_lost_ends_the_start_in_one_line(environ):
     redis = {"REDIS_URL": "redis://redis:6379"}
     with pytest.raises(SystemExit) as caught:
-        load(environ | redis)
+        load_config(environ | redis)
     assert "set DATABASE_URL" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert load(environ | redis | {"DATABASE_URL": "postgres://db/calls"})["REDIS_URL"] == redis["REDIS_URL"]
-    assert load(redis)["REDIS_URL"] == redis["REDIS_URL"]
+    assert load_config(environ | redis | {"DATABASE_URL": "postgres://db/calls"})["REDIS_URL"] == redis["REDIS_URL"]
+    assert load_config(redis)["REDIS_URL"] == redis["REDIS_URL"]
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("1", True), ("Yes", True), ("off", False), ("0", False)])
 def test_a_flag_is_true_or_false(text, value):
-    assert load({"ALLOW_UNSIGNED": text})["ALLOW_UNSIGNED"] is value
+    assert load_config({"ALLOW_UNSIGNED": text})["ALLOW_UNSIGNED"] is value
 
 
 @pytest.mark.parametrize(
@@ -124,13 +125,13 @@ def test_a_flag_is_true_or_false(text, value):
 )
 def test_nonsense_is_refused_in_one_line_that_names_the_setting(name, text):
     with pytest.raises(SystemExit) as caught:
-        load({name: text})
+        load_config({name: text})
     assert str(caught.value).startswith(f"{name} must be ")
     assert "\n" not in str(caught.value)
 
 
 def test_what_is_on_and_off_is_told_without_any_value():
-    on, off = on_and_off(load({"WEBHOOK_SECRET": "hush", "SQLITE_PATH": "x"}))
+    on, off = on_and_off(load_config({"WEBHOOK_SECRET": "hush", "SQLITE_PATH": "x"}))
     assert on == ["WEBHOOK_SECRET"]
     assert "CRM_WEBHOOK_URL" in off and "SQLITE_PATH" not in off
 
@@ -153,7 +154,7 @@ def test_what_is_on_and_off_is_told_without_any_value():
     ],
 )
 def test_it_warns_of_what_a_deployment_should_not_stay_without(environ, words):
-    found = warnings(load(environ))
+    found = warnings(load_config(environ))
     assert len(found) == len(words)
     for sentence, word in zip(found, words, strict=True):
         assert word in sentence
@@ -170,4 +171,4 @@ def test_it_warns_of_what_a_deployment_should_not_stay_without(environ, words):
     ],
 )
 def test_some_platforms_say_where_the_app_is_seen(environ, url):
-    assert load(environ)["PUBLIC_URL"] == url
+    assert load_config(environ)["PUBLIC_URL"] == url

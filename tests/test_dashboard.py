@@ -6,8 +6,7 @@ from urllib.parse import urljoin
 import pytest
 
 import dashboard
-import refusals
-from stores import get_store, jobs, updates
+from stores import get_store, jobs, refused, updates
 from stores.records import Job, Refused
 from tests.conftest import NOW, SECRET, URL, message, signed, update
 
@@ -444,7 +443,7 @@ class TestAttention:
 
     def test_refusals_of_the_last_24_hours_are_told(self, app, client):
         with app.app_context():
-            refusals.keep(get_store(), [Refused("stale", 1, NOW - 24 * 3600), Refused("wrong signature", 12, NOW - 60)])
+            refused.add(get_store(), [Refused("stale", 1, NOW - 24 * 3600), Refused("wrong signature", 12, NOW - 60)])
         text = self.attention(client)
         assert "401 wrong signature, 12 times, last 2027-01-15T08:29:00.000Z. WEBHOOK_SECRET must be" in text
         assert "stale" not in text

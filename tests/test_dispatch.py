@@ -5,7 +5,7 @@ import logging
 import pytest
 
 import dispatch
-from handlers.outbound import GiveUp, NotNow, Retry
+from handlers.outbound import Deferred, GiveUp, Retry
 from stores import StoreError, get_store, jobs, updates
 from tests.conftest import NOW, update
 
@@ -94,7 +94,7 @@ def test_a_handler_can_say_when(handlers):
 
 
 def test_not_now_costs_no_attempt(handlers):
-    handlers.raises["first"] = NotNow("no time left")
+    handlers.raises["first"] = Deferred("no time left")
     dispatch.dispatch(update())
     assert (kept()["first"].attempts, kept()["first"].first_tried_at, kept()["first"].due_at) == (0, None, NOW)
 

@@ -16,7 +16,8 @@ from handlers.active_calls import track_call
 from handlers.alerts import SLACK, alert_on_error, alert_text
 from handlers.crm import crm_record, update_crm
 from handlers.event_log import log_event
-from handlers.outbound import Attempt, GiveUp, NotNow, Retry, Unavailable, post
+from handlers.outbound import Deferred, GiveUp, Retry, Unavailable, post
+from handlers.service import Attempt
 from stores import get_store, jobs, updates
 from tests.conftest import SECRET, URL, free_port, message, signed, update
 
@@ -98,7 +99,7 @@ class TestOutbound:
 
     def test_without_time_left_nothing_is_sent(self, service):
         g.attempt = Attempt("update_crm", deadline=time.monotonic() + 1)
-        with pytest.raises(NotNow):
+        with pytest.raises(Deferred):
             post(service.url, {})
         assert service.requests == []
 

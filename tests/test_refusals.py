@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-import refusals
 from refusals import FLUSH_EVERY, REASONS
-from stores import StoreError
+from stores import StoreError, refused
 from stores.records import Refused
 from tests.conftest import NOW, SECRET, URL, message, signed
 
@@ -66,7 +65,7 @@ def test_every_reason_is_counted_by_its_name(app, client, store, flush, monkeypa
     assert set(asked) == set(REASONS)
     assert all(answer.json["error"].startswith(reason) for reason, answer in asked.items())
     flush()
-    assert {(each.reason, each.times) for each in refusals.since(store, 0)} == {(reason, 1) for reason in REASONS}
+    assert {(each.reason, each.times) for each in refused.since(store, 0)} == {(reason, 1) for reason in REASONS}
 
 
 def fail(*args):
@@ -78,26 +77,26 @@ def test_what_is_no_update_is_not_counted(client, store, flush):
     client.get("/wp-login.php")
     client.get(URL)
     flush()
-    assert refusals.since(store, 0) == []
+    assert refused.since(store, 0) == []
 
 
 def test_a_flood_is_one_write_a_second(client, store, clock, flush, monkeypatch):
-    writes, keep = [], refusals.keep
-    monkeypatch.setattr(refusals, "keep", lambda db, refused: (writes.append(1), keep(db, refused)))
+    writes, add = [], refused.add
+    monkeypatch.setattr(refused, "add", lambda db, found: (writes.append(1), add(db, found)))
     for _ in range(10):
         for _ in range(20):
             client.post(URL, data=BODY)
         clock.now += FLUSH_EVERY / 4
     assert len(writes) == 3
-    assert refusals.since(store, 0) == [Refused("unsigned", 161, NOW + 2)]
+    assert refused.since(store, 0) == [Refused("unsigned", 161, NOW + 2)]
     flush()
-    assert refusals.since(store, 0) == [Refused("unsigned", 200, NOW + 9 / 4)]
+    assert refused.since(store, 0) == [Refused("unsigned", 200, NOW + 9 / 4)]
 
 
 def test_what_the_store_does_not_take_is_counted_later(client, store, clock, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(refusals, "keep", fail)
+        patch.setattr(refused, "add", fail)
         assert client.post(URL, data=BODY).status_code == 401
     clock.now += FLUSH_EVERY
     client.post(URL, data=BODY)
-    assert refusals.since(store, 0) == [Refused("unsigned", 2, NOW + FLUSH_EVERY)]
+    assert refused.since(store, 0) == [Refused("unsigned", 2, NOW + FLUSH_EVERY)]

@@ -10,9 +10,10 @@ from flask import g
 
 import dispatch
 import retries
-from config import LIMITS
+from config import INTERNALS
 from handlers.crm import update_crm
-from handlers.outbound import Attempt, NotNow, Unavailable, bounded, call, post
+from handlers.outbound import Deferred, Unavailable, post
+from handlers.service import Attempt, bounded, call
 from stores import get_store, jobs, updates
 from tests.conftest import NOW, URL, free_port, message, update, wait_until
 
@@ -196,7 +197,7 @@ class TestDeadline:
 @pytest.fixture
 def ask(app, monkeypatch):
     """Call a function as a handler of a request would, or a retry; there is room for one request."""
-    monkeypatch.setitem(LIMITS, "OUTBOUND_SLOTS", 1)
+    monkeypatch.setitem(INTERNALS, "OUTBOUND_SLOTS", 1)
 
     def ask(function, retrying=False):
         with app.app_context():
@@ -211,7 +212,7 @@ def test_so_many_requests_wait_for_a_service_and_no_more_but_retries_are_not_cou
     waiting = threading.Thread(target=ask, args=(lambda: (arrived.set(), release.wait(20)),))
     waiting.start()
     assert arrived.wait(20)
-    with pytest.raises(NotNow):
+    with pytest.raises(Deferred):
         ask(lambda: None)
     assert ask(lambda: "a retry", retrying=True) == "a retry"
     release.set()

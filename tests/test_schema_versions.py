@@ -8,10 +8,9 @@ from datetime import datetime
 
 import pytest
 
-import refusals
 import stores
 from schemas.status_update import dump
-from stores import StoreError, calls, jobs, retention, updates
+from stores import StoreError, calls, jobs, refused, retention, updates
 from stores.records import Backlog, HourlyCount, Job, Refused
 from stores.schema import VERSION
 from tests.conftest import NOW, ROOT, query, recent, update
@@ -102,7 +101,7 @@ def test_nothing_is_lost(upgraded, path):
         "update_crm": Job("update_crm", "pending", NOW + 30, 2, NOW - 10, "answered 503")
     }
     assert jobs_of(upgraded, "ended") == {}
-    assert refusals.since(upgraded, NOW) == [Refused("stale", 3, NOW)]
+    assert refused.since(upgraded, NOW) == [Refused("stale", 3, NOW)]
     counts = calls.hourly(upgraded, 0)
     assert sum(each.calls for each in counts) == 3
     figures = [HourlyCount(hour, None, *figures) for hour, *figures in before if figures[2]]

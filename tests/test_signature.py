@@ -1,6 +1,6 @@
 import pytest
 
-from signature import FORWARDED, InvalidSignature, StaleSignature, is_local, sign, verify
+from signature import FORWARDED, InvalidSignature, is_local, sign, verify
 from tests.conftest import SECRET
 
 NOW = 1_700_000_000
@@ -55,7 +55,7 @@ def test_it_refuses_a_signature_by_another_secret_or_of_another_body_or_time():
 
 @pytest.mark.parametrize("now", [NOW - 301, NOW + 301])
 def test_it_refuses_a_stale_timestamp_in_either_direction(now):
-    with pytest.raises(StaleSignature, match="stale"):
+    with pytest.raises(InvalidSignature, match="stale"):
         check(now=now)
     check(now=now, tolerance=0)
 
@@ -63,7 +63,7 @@ def test_it_refuses_a_stale_timestamp_in_either_direction(now):
 def test_a_wrong_signature_is_never_called_stale():
     with pytest.raises(InvalidSignature) as caught:
         check(signature="0" * 64, now=0)
-    assert not isinstance(caught.value, StaleSignature)
+    assert caught.value.reason == "wrong signature"
 
 
 LOCAL = {"SERVER_SOFTWARE": "Werkzeug/3.1", "REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "localhost"}

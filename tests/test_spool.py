@@ -154,7 +154,7 @@ def test_what_is_spooled_is_exported_and_survives_a_restart_and_leaves_no_number
 
 def test_a_drain_that_failed_is_taken_up_again_as_soon_as_the_server_takes_updates(postgres, tmp_path):
     path = str(tmp_path / "calls.db")
-    with closing(stores.create(config.load({"SQLITE_PATH": path, "DATABASE_URL": postgres.url}))) as db:
+    with closing(stores.create(config.load_config({"SQLITE_PATH": path, "DATABASE_URL": postgres.url}))) as db:
         db.check()
         postgres.execute("ALTER TABLE updates RENAME TO away")
         assert spool.record(db, update(), ["log_event"]).outcome == "spooled"

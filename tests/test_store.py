@@ -6,9 +6,8 @@ from itertools import permutations
 
 import pytest
 
-import refusals
 from schemas.status_update import dump
-from stores import calls, jobs, locks, retention, updates
+from stores import calls, jobs, locks, refused, retention, updates
 from stores.records import HourlyCount, Job, Refused
 from tests.conftest import NOW, recent, update
 from tests.race import PROCESSES, THREADS, racing
@@ -563,12 +562,12 @@ class TestRetention:
 
 
 def test_refusals_are_counted_by_the_hour_and_reason(store):
-    refusals.keep(store, [Refused("stale", 2, HOUR + 5), Refused("unsigned", 1, HOUR + 6)])
-    refusals.keep(store, [Refused("stale", 3, HOUR + 4), Refused("unsigned", 9, HOUR - 1)])
-    assert refusals.since(store, HOUR + 100) == [Refused("stale", 5, HOUR + 5), Refused("unsigned", 1, HOUR + 6)]
-    assert refusals.since(store, HOUR - 100) == [Refused("unsigned", 10, HOUR + 6), Refused("stale", 5, HOUR + 5)]
+    refused.add(store, [Refused("stale", 2, HOUR + 5), Refused("unsigned", 1, HOUR + 6)])
+    refused.add(store, [Refused("stale", 3, HOUR + 4), Refused("unsigned", 9, HOUR - 1)])
+    assert refused.since(store, HOUR + 100) == [Refused("stale", 5, HOUR + 5), Refused("unsigned", 1, HOUR + 6)]
+    assert refused.since(store, HOUR - 100) == [Refused("unsigned", 10, HOUR + 6), Refused("stale", 5, HOUR + 5)]
     retention.prune(store, HOUR, 10)
-    assert refusals.since(store, 0) == [Refused("stale", 5, HOUR + 5), Refused("unsigned", 1, HOUR + 6)]
+    assert refused.since(store, 0) == [Refused("stale", 5, HOUR + 5), Refused("unsigned", 1, HOUR + 6)]
 
 
 def test_it_advises_in_sentences(store):

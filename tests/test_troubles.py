@@ -4,9 +4,8 @@ import pytest
 
 from app import create_app
 from handlers.outbound import Unavailable
-from handlers.outbound import service as service_of
-from refusals import keep
-from stores import get_store, jobs, updates
+from handlers.service import service as service_of
+from stores import get_store, jobs, refused, updates
 from stores.records import Job, Refused
 from tests.conftest import URL, Service, free_port, message, update
 from troubles import report_troubles
@@ -100,7 +99,7 @@ def test_updates_that_failed_for_good_are_told_again_only_when_more_have(clock, 
 
 
 def test_what_is_signed_wrongly_or_not_at_all_is_told_with_what_to_set(clock, service):
-    keep(get_store(), [Refused("wrong signature", 3, clock.now), Refused("stale", 1, clock.now)])
+    refused.add(get_store(), [Refused("wrong signature", 3, clock.now), Refused("stale", 1, clock.now)])
     report_troubles()
     [text] = told(service)
     assert text.startswith("3 updates refused: 401 wrong signature. WEBHOOK_SECRET must be")
@@ -111,14 +110,14 @@ def test_nothing_is_told_of_slack_itself_or_without_slack(app, clock, service):
     clock.now += 300
     report_troubles()
     app.config["SLACK_WEBHOOK_URL"] = None
-    keep(get_store(), [Refused("unsigned", 3, clock.now)])
+    refused.add(get_store(), [Refused("unsigned", 3, clock.now)])
     report_troubles()
     assert service.requests == []
 
 
 def test_what_slack_did_not_take_is_told_later(clock, service):
     service.answers = [(500, {}, b"")]
-    keep(get_store(), [Refused("unsigned", 3, clock.now)])
+    refused.add(get_store(), [Refused("unsigned", 3, clock.now)])
     report_troubles()
     report_troubles()
     assert len(service.requests) == 2

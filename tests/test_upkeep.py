@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import provider
 import upkeep
 from dispatch import dispatch
 from retries import start_retrying
@@ -38,7 +39,7 @@ def knows(service, *answers):
 
 
 def found():
-    return {call.id: result for call, result in upkeep.reconcile()}
+    return {call.id: result for call, result in provider.reconcile()}
 
 
 def over(status="ended", ended_at="2025-12-13T12:03:00Z", **fields):
@@ -79,7 +80,7 @@ class TestReconcile:
     def test_one_that_ended_meanwhile_is_left_alone(self, clock, service):
         start("a")
         clock.now += 2 * HOUR
-        steps = upkeep.reconcile()
+        steps = provider.reconcile()
         service.answers.append(lambda request: end_then_answer(request, over()))
 
         def end_then_answer(request, answer):

@@ -15,7 +15,7 @@ import upkeep
 from app import create_app
 from handlers.active_calls import track_call
 from handlers.outbound import Unavailable
-from schemas.status_update import FINAL, IN_PROGRESS, load
+from schemas.status_update import FINAL, IN_PROGRESS, load_update
 from stores import get_store, jobs, updates
 from tests.conftest import Clock, message
 
@@ -73,7 +73,7 @@ class Week(RuleBasedStateMachine):
     def receive(self, call_id, status):
         """In any order, again and again, and many never."""
         self.clock.now += 1
-        dispatch.dispatch(load(message(status, call_id), datetime.fromtimestamp(self.clock.now, UTC)))
+        dispatch.dispatch(load_update(message(status, call_id), datetime.fromtimestamp(self.clock.now, UTC)))
         if (call_id, status) in self.updates:
             return
         self.updates[call_id, status] = self.clock.now

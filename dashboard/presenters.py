@@ -7,7 +7,7 @@ from typing import Any
 from flask import current_app
 
 from handlers import HANDLERS, is_on
-from handlers.outbound import service
+from handlers.service import service
 from schemas.status_update import isoformat
 from stores.records import Call, Job, StoredUpdate
 

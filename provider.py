@@ -1,0 +1,79 @@
+"""Checks long-running calls with the provider's REST API, `GET /calls/{id}`, and settles those that are over."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+from flask import current_app, g
+from marshmallow import ValidationError
+
+from dispatch import dispatch
+from handlers.outbound import GiveUp, Retry, Unavailable, get
+from handlers.service import PROVIDER, Attempt
+from schemas.status_update import ENDED, ENDED_WITH_ERROR, STATUS_UPDATE, StatusUpdate, isoformat, load_update
+from stores import calls, get_store, locks
+from stores.records import Call
+
+CHECKED_AT_ONCE = 30  # calls; the provider takes 100 requests a minute
+GOES_ON = ("ringing", "connecting", "in-progress", "transferred")  # the provider's statuses of a call that is not over
+
+
+def reconcile() -> Iterator[tuple[Call, str]]:
+    """Check long-running calls with the provider, first those not checked for longest.
+
+    One that is over gets its final update. Yields each call with what was found and done.
+    """
+    store, config = get_store(), current_app.config
+    before = store.now() - config["CHECK_AFTER"]
+    old = [call for call in calls.active(store) if call.start_received_at < before and not call.unknown]
+    for call in sorted(old, key=lambda call: call.checked_at or 0)[:CHECKED_AT_ONCE]:
+        unknown = False
+        try:
+            found = settle_call(call, ask(call))
+        except GiveUp:
+            found, unknown = "unknown to the provider", True
+        except Retry as error:
+            if isinstance(error, Unavailable) and error.after:
+                locks.hold(store, "reconcile", config["CHECK_EVERY"] + error.after)
+            yield call, f"not told by the provider's API: {error}"
+            return
+        except (ValueError, AttributeError, ValidationError) as error:
+            found = f"not told by the provider's API: the answer cannot be read ({error})"
+        calls.note_checked(store, call.id, unknown=unknown)
+        yield call, found
+
+
+def ask(call: Call) -> dict[str, Any]:
+    """The provider's own record of a call. Raises what `get` does."""
+    config = current_app.config
+    g.attempt = Attempt(PROVIDER)  # not that of an update that was dispatched before
+    url = f"{config['PROVIDER_API_URL'].rstrip('/')}/calls/{quote(call.id, safe='')}"
+    return get(url, {"Authorization": f"Bearer {config['PROVIDER_API_KEY']}"}).json()
+
+
+def settle_call(call: Call, answer: dict[str, Any]) -> str:
+    """Dispatch the final update that never came, where the provider's `answer` says that the call is over."""
+    if answer.get("status") in (None, *GOES_ON):
+        return "still on"
+    latest = calls.get(get_store(), call.id)
+    if latest is None or latest.end_received_at is not None:
+        return "ended meanwhile"
+    update = end_of(call, answer)
+    dispatch(update)
+    return f"{update.call.status} at {isoformat(update.timestamp)}"
+
+
+def end_of(call: Call, answer: dict[str, Any]) -> StatusUpdate:
+    """The final update of a call that is over, with its true end time and error."""
+    now = datetime.fromtimestamp(get_store().now(), UTC)
+    failed = answer["status"] != ENDED
+    message = {
+        "type": STATUS_UPDATE,
+        "timestamp": answer.get("ended_at") or isoformat(now),
+        "call": {"id": call.id, "type": call.type, "status": ENDED_WITH_ERROR if failed else ENDED},
+        "phone_number": {"number": call.line, "name": call.line_name},
+        "customer": {"number": call.customer},
+        "error": answer.get("error") or answer["status"] if failed else None,
+    }
+    return load_update({"message": message}, now)
