@@ -18,16 +18,13 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from stores import Database, Execute, Rows, StoreError
-from stores.schema import VERSION, install
+from stores.schema import upgrade_postgres
 
 CONNECTIONS = 8  # a process; the smallest plans allow 20 in all
 ANSWER = 1.0  # seconds to wait for an answer, and for a connection
 SLOW_ANSWER = 60.0  # where nobody waits: pruning, upgrades
 CONNECT = 2  # seconds, the least that PostgreSQL's library takes
 LIFETIME = 600.0  # seconds of a connection; a new one also looks at the server's clock again
-OLDEST = 140000
-UPGRADE_LOCK = 0x63616C6C  # of this program's own choosing
-IDENTITY = "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # each failure is logged where it is noticed
 BYTES_AN_UPDATE = 1200  # of the database, settled, of a call with two; measured
 
@@ -67,7 +64,7 @@ class Postgres:
         return time.monotonic() + self._ahead
 
     def query(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
-        with self._connection() as connection:
+        with self._connection(reading=True) as connection:
             return connection.execute(_native(sql), values).fetchall()
 
     def execute(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
@@ -117,8 +114,8 @@ class Postgres:
         self._drop(self._pool)
 
     @contextmanager
-    def _connection(self, patience: float = ANSWER) -> Iterator[_Connection]:
-        """A connection that commits each statement. Raises StoreError."""
+    def _connection(self, patience: float = ANSWER, *, reading: bool = False) -> Iterator[_Connection]:
+        """A connection that commits each statement. Raises StoreError. A slow `reading` says nothing of the server."""
         if self._failure:
             raise StoreError(self._failure)
         pool = self._pool or self._first_pool()
@@ -131,6 +128,8 @@ class Postgres:
             yield connection
         except psycopg.Error as error:
             connection.close()
+            if reading and isinstance(error, psycopg.errors._WaitTimeout):
+                raise StoreError(f"{self.server}: {_reason(error)}") from None
             raise self._failed(error, pool) from error
         finally:
             pool.putconn(connection)
@@ -149,7 +148,7 @@ class Postgres:
             options["target_session_attrs"] = "read-write"
         try:
             with _Connection.connect(self._url, **options) as connection:
-                _install(connection)
+                upgrade_postgres(connection)
                 self._look_at_clock(connection)
         except (psycopg.Error, StoreError) as error:
             raise self._failed(error, self._pool) from None
@@ -186,31 +185,6 @@ class Postgres:
         self._pool = None
         if pool:
             pool.close(timeout=0)
-
-
-def _install(connection: _Connection) -> None:
-    """Create or upgrade the tables where they are not of this release's version: one process does, others wait."""
-    if connection.info.server_version < OLDEST:
-        raise StoreError("PostgreSQL 14 or newer is needed")
-    if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
-        raise StoreError(f"the database's encoding is {encoding}: create one with UTF8")
-    if _version(connection) == VERSION:
-        return
-    with connection.transaction():
-        connection.execute(f"SELECT pg_advisory_xact_lock({UPGRADE_LOCK})")
-        # This also makes the server forget that it found no such table before it had the lock.
-        connection.execute("CREATE TABLE IF NOT EXISTS receiver (version INTEGER NOT NULL)")
-        if (version := _version(connection)) != VERSION:
-            install(connection.execute, version, IDENTITY, 'COLLATE "C"')
-            connection.execute("DELETE FROM receiver")
-            connection.execute(f"INSERT INTO receiver VALUES ({VERSION})")
-
-
-def _version(connection: _Connection) -> int:
-    """The version of the tables; 0 where there are none."""
-    if connection.execute("SELECT to_regclass('receiver')").fetchall() == [(None,)]:
-        return 0
-    return connection.execute("SELECT coalesce(max(version), 0) FROM receiver").fetchall()[0][0]
 
 
 def _run(connection: _Connection, sql: str, values: Mapping[str, Any] = {}) -> Rows:

@@ -14,11 +14,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from stores.schema import VERSION, install
+from stores.schema import upgrade_sqlite
 
 LOCK_TIMEOUT = 2.0  # seconds to wait for other threads, processes and programs
 POLL = 0.0005  # seconds between tries: SQLite's own sleeps grow far longer than a write takes
-IDENTITY = "INTEGER PRIMARY KEY AUTOINCREMENT"  # else the id of one that was removed last is used again
 LOG_PAGES = 4000  # 16 MB, after which they are moved into the file: more at a time is less work
 
 _sync_data = getattr(os, "fdatasync", os.fsync)
@@ -67,13 +66,7 @@ class Writer:
                 _remove(file for file, new, old in zip(self._files[1:], now[1:], found[1:], strict=True) if new != old)
             raise Busy("its log was deleted meanwhile")
         self._log = open(self._wal, "rb")
-        self._install()  # with synchronous = FULL, which also brings the log's own name to the disk
-
-    def _install(self) -> None:
-        self.db.execute("BEGIN IMMEDIATE")
-        install(self.db.execute, self.db.execute("PRAGMA user_version").fetchone()[0], IDENTITY)
-        self.db.execute(f"PRAGMA user_version = {VERSION}")  # a write: whatever hinders writing is found out now
-        self.db.execute("COMMIT")
+        upgrade_sqlite(self.db)  # with synchronous = FULL, which also brings the log's own name to the disk
 
     def is_intact(self, within: float = 0) -> bool:
         """Whether nothing has failed, and the files are still there: a commit into a deleted one succeeds and keeps

@@ -19,8 +19,7 @@ import pytest
 import stores
 import upkeep
 from app import create_app
-from stores import StoreError, calls, jobs, locks, retention, updates
-from stores import postgres as module
+from stores import StoreError, calls, jobs, locks, retention, schema, updates
 from tests.conftest import ROOT, update
 from tests.loopback import wait_until
 
@@ -187,7 +186,7 @@ def test_a_database_that_cannot_keep_every_text_is_refused(connect, postgres, en
 
 
 def test_a_server_that_is_too_old_is_refused(store, monkeypatch):
-    monkeypatch.setattr(module, "OLDEST", 990000)
+    monkeypatch.setattr(schema, "OLDEST_POSTGRES", 990000)
     assert refusal(store).endswith(": PostgreSQL 14 or newer is needed")
 
 
@@ -275,6 +274,9 @@ def test_an_answer_is_waited_for_no_longer_than_a_second_but_by_who_may(store):
         execute("SELECT pg_sleep(1.5)")
     with pytest.raises(StoreError, match="no answer within 1 s"):
         store.query("SELECT pg_sleep(30)")
+    assert store.failure() == ""  # a slow page says nothing of the server
+    with pytest.raises(StoreError, match="no answer within 1 s"):
+        store.execute("SELECT pg_sleep(30)")
     assert "no answer" in store.failure()
     store.probe()
     assert store.failure() == ""
