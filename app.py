@@ -75,7 +75,9 @@ def verify_sender(body: bytes) -> None:
     if config["WEBHOOK_SECRET"]:
         signed = headers.get("X-Webhook-Timestamp"), headers.get("X-Webhook-Signature")
         verify(config["WEBHOOK_SECRET"], *signed, body, now=clock(), tolerance=config["WEBHOOK_TOLERANCE"])
-    elif not (config["ALLOW_UNSIGNED"] or (is_local(request.environ) and "Origin" not in headers)):  # no web page's
+    elif not (
+        config["ALLOW_UNSIGNED"] or (is_local(request.environ) and "Origin" not in headers)
+    ):  # a browser's page sends one
         raise InvalidSignature("no secret is set here", "set WEBHOOK_SECRET, or ALLOW_UNSIGNED=true")
 
 
@@ -88,15 +90,15 @@ def parse_body(body: bytes) -> Any:
 
 
 def message_type(document: Any) -> str:
-    """Which message a document is; what has no type has to be a status update, and its fields are looked at."""
+    """The type of the message. One without a type is checked as a status update: the answer names what is wrong."""
     message = document.get("message") if isinstance(document, dict) else None
     kind = message.get("type") if isinstance(message, dict) else None
     return kind if isinstance(kind, str) else STATUS_UPDATE
 
 
 def pass_over(kind: str) -> Response:
-    """Answer a message of another type, which the provider sends to the same URL where it is subscribed to."""
-    level = logging.WARNING if kind == "tool-calls" else logging.INFO  # its sender takes the answer for a result
+    """Answer a message of another type: the provider sends all that it is subscribed to to one URL."""
+    level = logging.WARNING if kind == "tool-calls" else logging.INFO  # the provider takes {} for the tool's result
     logger.log(level, "not a status update, nothing done", extra={"fields": {"type": kind[:64]}})
     return jsonify({})
 

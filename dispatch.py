@@ -46,8 +46,9 @@ def dispatch(update: StatusUpdate, deadline: float = inf) -> None:
         settle(settlement)
 
 
-def retry_one(handler: Handler, due_by: float, *, forced: bool = False) -> bool | None:
-    """Call `handler` for its job that has been due longest at `due_by`; whether it is done now.
+def retry_one(handler: Handler, due_by: float, *, forced: bool = False, call_id: str | None = None) -> bool | None:
+    """Run `handler` on its job that has been due longest at `due_by`, of one call if that is given. Returns whether it
+    is done.
 
     None if none is due, or if the handler is paused and its service not asked yet; `forced` asks it all the same.
     """
@@ -56,7 +57,7 @@ def retry_one(handler: Handler, due_by: float, *, forced: bool = False) -> bool 
         return None
     store = get_store()
     lease = store.now() + current_app.config["LEASE"]
-    leased = jobs.lease_next(store, handler.__name__, due_by, lease)
+    leased = jobs.lease_next(store, handler.__name__, due_by, lease, call_id)
     if leased is None:
         return None
     stored, job = leased
@@ -70,7 +71,7 @@ def retry_one(handler: Handler, due_by: float, *, forced: bool = False) -> bool 
 
 
 def _call(handler: Handler, update: StatusUpdate, attempt: Attempt) -> Exception | None:
-    """Call `handler`: None when its work is done, else why not. The broad `except` is here."""
+    """Run `handler`. Returns None if its work is done, else the error: it catches all, so that none stops another."""
     started = time.monotonic()
     g.attempt = attempt
     try:
@@ -96,7 +97,10 @@ def settle(*settlements: Settlement) -> None:
         jobs.settle(get_store(), *settlements)
     except StoreError as error:
         fields = {"updates": [each.update_id for each in settlements]}
-        logger.error("not settled: done again when the lease is over", extra={"error": str(error), "fields": fields})
+        logger.error(
+            "outcome not saved: these handlers run again when their lease ends",
+            extra={"error": str(error), "fields": fields},
+        )
 
 
 def _reschedule(job: Job, error: Exception) -> Job:
@@ -106,6 +110,7 @@ def _reschedule(job: Job, error: Exception) -> Job:
     after, probe_at = getattr(error, "after", None), service(job.handler).breaker.probe_at
     if isinstance(error, Deferred):
         return replace(job, state="pending", due_at=now + (after or 0), error=job.error or text)
+    after = after and min(after, config["RETRY_LONGEST"])
     if after is None and probe_at is not None:
         after = max(probe_at - clock(), 0)
     if after is None:

@@ -16,12 +16,12 @@ from config import WEBHOOK_PATH
 from schemas.status_update import STATUS_UPDATE, field_errors, isoformat
 from schemas.strict_json import parse_json
 from signature import InvalidSignature, verify
-from stores import StoreError, get_store, refused
-from stores.records import Refused
+from stores import StoreError, get_store, refusal_counts
+from stores.records import RefusalCount
 
 NOT_AN_UPDATE, NOT_KEPT, STALE = "not a status update", "could not be kept", "stale"
 TOO_MANY_GUESSES = "too many wrong passwords"
-_STRANGE = "The provider does not send such requests: look who does, or what changes them on the way."
+_STRANGE = "The provider sends no such requests: find out who does, or which proxy changes them."
 # Why a request is refused: the status code, and what whoever runs this receiver has to do. Only these are counted, and
 # no sender's text is kept.
 REASONS = {
@@ -63,7 +63,7 @@ class Refusal(Exception):
         self.reason = reason
 
 
-class Refusals:
+class RefusalCounter:
     """One process's counts since they were last written: a flood of refused requests costs one write a second."""
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Refusals:
             times, latest, self._flushed_at = self._times, self._latest, now
             self._times, self._latest = Counter(), {}
         try:
-            refused.add(get_store(), [Refused(reason, n, latest[reason]) for reason, n in times.items()])
+            refusal_counts.add(get_store(), [RefusalCount(reason, n, latest[reason]) for reason, n in times.items()])
         except StoreError as error:
             logger.warning("refusals not counted yet", extra={"error": str(error)})
             with self._lock:
@@ -94,7 +94,7 @@ class Refusals:
 
 
 def init_app(app: Flask) -> None:
-    app.extensions["refusals"] = Refusals()
+    app.extensions["refusals"] = RefusalCounter()
     app.register_error_handler(Refusal, lambda error: refuse(error.reason, str(error)))
     app.register_error_handler(InvalidSignature, lambda error: refuse(error.reason, str(error)))
     app.register_error_handler(ValidationError, _wrong_fields)
@@ -142,7 +142,7 @@ def refuse(reason: str, text: str, fields: dict[str, list[str]] | None = None, c
 
 def count(reason: str) -> None:
     """Count a request that is refused now for a `reason` in REASONS."""
-    refusals: Refusals = current_app.extensions["refusals"]
+    refusals: RefusalCounter = current_app.extensions["refusals"]
     refusals.count(reason, clock())
     if reason != NOT_KEPT:  # the sender has waited for the store long enough
         refusals.flush(clock())

@@ -75,7 +75,7 @@ def _settle(app: Flask, settlements: "SimpleQueue[Settlement | None]") -> None:
                 settle(*filter(None, found))
         except Exception:
             logger.exception("settling thread")
-        settlement = settlements.get() if found[-1] else None
+        settlement = None if None in found else settlements.get()
 
 
 def _retry(app: Flask, handler: Handler, stopping: threading.Event) -> None:

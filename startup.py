@@ -63,7 +63,9 @@ def check_free(address: tuple[str, int] | str) -> None:
                     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     except OSError as error:
         where = address if isinstance(address, str) else ":".join(map(str, address))
-        raise SystemExit(f"Cannot listen at {where}: {error.strerror}. Choose another, or end what does.") from None
+        raise SystemExit(
+            f"Cannot listen at {where}: {error.strerror}. Choose another address, or stop the program that uses it."
+        ) from None
 
 
 def announce(config: Mapping[str, Any], **fields: Any) -> None:

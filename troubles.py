@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from flask import current_app, g
 
 from handlers import HANDLERS
-from handlers.alerts import duration, plain, public_url, send
+from handlers.alerts import alert_on_error, duration, plain, public_url, send
 from handlers.outbound import GiveUp, Retry
 from handlers.service import Attempt, service
 from refusals import REASONS
-from stores import Database, get_store, jobs, refused, spool
+from stores import Database, get_store, jobs, refusal_counts, spool
 
 PAUSED_FOR = 300.0  # seconds, before it is reported
 AGAIN = 3600.0  # seconds between two messages about one trouble
 CAUGHT_UP = 60.0  # seconds that no work waits for longer, once a handler is well again
-SLACK = "alert_on_error"
+ALERTS = alert_on_error.__name__
 UNSIGNED = ("no secret is set here", "unsigned", "wrong signature")  # of refusals.REASONS
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def report_troubles() -> None:
     """
     if not current_app.config["SLACK_WEBHOOK_URL"]:
         return
-    g.attempt = Attempt(SLACK)
+    g.attempt = Attempt(ALERTS)
     store = get_store()
     db = store.spool if store.failure() and store.spool else store
     for trouble in find_troubles(store, db.now()):
@@ -58,19 +58,20 @@ def find_troubles(store: Database, now: float) -> Iterator[Trouble]:
     if store.failure():
         return
     for each in jobs.backlog(store):
-        if each.handler == SLACK:
+        if each.handler == ALERTS:
             continue
         if each.failed_at:
             text = (
-                f"{each.handler}: {_updates(each.failed)} failed for good, the last as it {each.error}. Run it again."
+                f"{each.handler}: {_updates(each.failed)} failed for good. Last error: {each.error}."
+                " Run it again on the dashboard."
             )
             yield Trouble(f"{each.handler} failed", each.failed_at, each.failed_at, text)
         paused_at = service(each.handler).breaker.paused_at
         if paused_at and now - paused_at >= PAUSED_FOR:
-            text = f"{each.handler} is paused for {duration(now - paused_at)}: its service {each.error}."
+            text = f"{each.handler} is paused for {duration(now - paused_at)}. Last error: {each.error}."
             text += f" {_updates(each.pending)} pending."
             yield Trouble(f"{each.handler} paused", paused_at, now, text)
-    for each in refused.since(store, now):
+    for each in refusal_counts.since(store, now):
         if each.reason in UNSIGNED:
             code, advice = REASONS[each.reason]
             text = f"{_updates(each.times)} refused: {code} {each.reason}. {advice}"
@@ -90,7 +91,11 @@ def _report_recoveries(store: Database) -> None:
             delivered = jobs.count_done(store, handler, since)
             text = f"{handler} is well again after {duration(now - since)}: {_updates(delivered)} delivered."
             if not _tell(text):
-                store.execute("INSERT INTO troubles (name, since, reported_at) VALUES (:name, :since, :now)", values)
+                store.execute(
+                    "INSERT INTO troubles (name, since, reported_at) VALUES (:name, :since, :now)"
+                    " ON CONFLICT (name) DO NOTHING",
+                    values,
+                )
 
 
 def _claim(db: Database, trouble: Trouble) -> bool:

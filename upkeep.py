@@ -22,8 +22,9 @@ logger = logging.getLogger(__name__)
 def upkeep(unknown_handlers: set[str]) -> Iterator[bool]:
     """Do what is due and no other process has taken on, in steps short enough to come between retries."""
     store, config = get_store(), current_app.config
-    jobs.bound(store, config["LEASE"], 1.5 * config["RETRY_LONGEST"])
-    put_off_unknown(unknown_handlers)
+    longest_delay = max(1.5 * config["RETRY_LONGEST"], config["ALERT_INTERVAL"] + 60)
+    jobs.reset_far_future(store, config["LEASE"], longest_delay)
+    settle_unknown_handlers(unknown_handlers)
     yield True
     if config["REDIS_URL"] and not locks.acquire(store, "mirror", config["UPKEEP_EVERY"] - 1):
         try:
@@ -31,7 +32,7 @@ def upkeep(unknown_handlers: set[str]) -> Iterator[bool]:
         except Retry as error:
             logger.warning("active_calls not mirrored", extra={"error": str(error)})
     yield True
-    if is_time_to_prune():
+    if claim_daily_prune():
         yield from prune()
     if config["PROVIDER_API_KEY"] and not locks.acquire(store, "reconcile", config["CHECK_EVERY"]):
         for call, found in reconcile():
@@ -39,7 +40,7 @@ def upkeep(unknown_handlers: set[str]) -> Iterator[bool]:
             yield True
 
 
-def put_off_unknown(logged: set[str]) -> None:
+def settle_unknown_handlers(logged: set[str]) -> None:
     """Fail the jobs of handlers that no longer exist once they are too old; until then one may come back."""
     store, config = get_store(), current_app.config
     now = store.now()
@@ -52,12 +53,12 @@ def put_off_unknown(logged: set[str]) -> None:
             stored, job = leased
             end = stored.received_at + config["GIVE_UP_AFTER"]
             put_off = replace(job, state="pending", due_at=min(end, now + config["RETRY_LONGEST"]))
-            failed = replace(job, state="failed", due_at=None)
+            failed = replace(job, state="failed", due_at=None, done_at=now)
             job = replace(put_off if end > now else failed, error="no such handler any more")
             jobs.settle(store, Settlement(stored.id, now + config["LEASE"], [job]))
 
 
-def is_time_to_prune() -> bool:
+def claim_daily_prune() -> bool:
     """Whether a day has passed since the last time, and no more than three: else the clock may have jumped, and what it
     would remove waits for another day."""
     store = get_store()

@@ -77,7 +77,7 @@ def check_deployment(url: str, secret: str | None, send: bool) -> None:
 
 
 def deliveries(secret: str | None) -> Iterator[tuple[str, str, str, bytes | None, dict[str, str]]]:
-    """What is sent, the answer expected, and the method, body and headers. None of it can be kept or called lost."""
+    """What is sent, the answer expected, and the method, body and headers. None of it can be kept, or count as lost."""
     now = int(time.time())
 
     def signed(body: bytes, by: str | None = secret, timestamp: int = now) -> dict[str, str]:

@@ -18,7 +18,8 @@ def forget(number: str) -> None:
     if not re.fullmatch(r"\+[0-9]{6,15}", number):
         raise click.BadParameter("give the number as the provider does: + and 6 to 15 digits")
     store = get_store()
-    removed = Counter(retention.forget(store, number))
-    if spool.waiting(store):
-        removed += Counter(retention.forget(store.spool, number))
+    removed = Counter()
+    if spool.waiting(store):  # first, as it may move into the store meanwhile
+        removed.update(retention.forget(store.spool, number))
+    removed.update(retention.forget(store, number))
     click.echo(", ".join(f"{count} {name}" for name, count in removed.items()) + " removed")

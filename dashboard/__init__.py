@@ -33,7 +33,7 @@ from handlers import HANDLERS
 from refusals import TOO_MANY_GUESSES
 from signature import is_local
 from startup import dangers, warnings
-from stores import Database, StoreError, calls, get_store, jobs, refused, spool, updates
+from stores import Database, StoreError, calls, get_store, jobs, refusal_counts, spool, updates
 from stores.export import every_update, exported
 
 MOST = {"active": 300, "stale": 50}  # are listed; all are counted
@@ -164,7 +164,7 @@ def run_again() -> Response:
         return _refuse(404, "no handler has this name")
     store = get_store()
     if jobs.retry_now(store, failed=True, call_id=call_id, handler=name):
-        retry_one(handler, store.now(), forced=True)
+        retry_one(handler, store.now(), forced=True, call_id=call_id)
     return redirect(url_for(".call", id=call_id) if call_id else url_for(".index"), 303)
 
 
@@ -208,7 +208,7 @@ def _now(store: Database) -> dict[str, Any]:
     backlog = jobs.backlog(store)
     return _overview(store) | {
         "undone": [each for each in backlog if each.failed or (each.oldest or now) < now - PENDING_TOO_LONG],
-        "refusals": refused.since(store, first_hour(now)),
+        "refusals": refusal_counts.since(store, first_hour(now)),
         "reasons": refusals.REASONS,
         "spooled": (spool.waiting(store), store.failure()),
         "dangers": dangers(config),

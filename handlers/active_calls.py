@@ -7,7 +7,8 @@ from typing import Any
 from flask import current_app, g
 
 from handlers.outbound import Retry, Unavailable
-from handlers.service import Attempt, bounded, call
+from handlers.service import Attempt, with_timeout
+from handlers.service import ask as ask_service
 from schemas.status_update import StatusUpdate
 from stores import calls, get_store
 
@@ -78,7 +79,7 @@ def _ask(command: Any, *arguments: str) -> Any:
             raise Retry(f"Redis: {error}{hint(error)}") from None
 
     hint = partial(_hint, tls=current_app.config["REDIS_URL"].startswith("rediss:"))
-    return call(partial(bounded, ask))
+    return ask_service(partial(with_timeout, ask))
 
 
 def _hint(error: Exception, tls: bool) -> str:

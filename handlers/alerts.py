@@ -26,7 +26,7 @@ def alert_on_error(update: StatusUpdate) -> None:
     # Longer than a post takes: nobody else reports such an error meanwhile.
     if wait := locks.acquire(store, group, config["OUTBOUND_TIMEOUT"] + 1):
         raise Deferred("such an error was just reported, or is being", after=wait)
-    covered = jobs.alike(store, "alert_on_error", update)
+    covered = jobs.with_same_error(store, "alert_on_error", update)
     call = calls.get(store, update.call.id)
     text = alert_text(update, call.seconds if call else None, len(covered), clock(), public_url())
     try:

@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 class Retry(Exception):
-    """The work was not done: try again in `after` seconds, or when the schedule says."""
+    """The work was not done: try again in `after` seconds, an hour at most, or when the schedule says."""
 
     def __init__(self, reason: str = "", after: float | None = None):
         super().__init__(reason)
@@ -54,7 +54,7 @@ class CircuitBreaker:
                 raise Deferred(self._reason)
             self.probe_at = now + current_app.config["PROBE_EVERY"]  # this is the probe, and no other
 
-    def note(self, error: Exception | None) -> None:
+    def record_result(self, error: Exception | None) -> None:
         """Start a pause, prolong it or end it, by how a request to the service went."""
         with self._lock:
             if isinstance(error, Unavailable):

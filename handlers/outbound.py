@@ -15,7 +15,7 @@ from flask import current_app
 
 from config import VERSION
 from handlers.breaker import Deferred, GiveUp, Retry, Unavailable
-from handlers.service import MOST_AT_ONCE, Exchange, bounded, call, current_attempt, service
+from handlers.service import MOST_AT_ONCE, Exchange, ask, current_attempt, service, with_timeout
 
 __all__ = ["Answer", "Deferred", "GiveUp", "Retry", "Unavailable", "get", "post"]
 
@@ -41,18 +41,18 @@ def post(url: str, json: Any, headers: dict[str, str] | None = None) -> Answer:
     would turn the POST into a GET. No exception's text has the URL or a header in it, as they may be secret.
     """
     headers = {"Content-Type": "application/json", **(headers or {})}
-    return call(partial(_exchange, "POST", url, headers, jsonlib.dumps(json).encode()))
+    return ask(partial(_exchange, "POST", url, headers, jsonlib.dumps(json).encode()))
 
 
 def get(url: str, headers: dict[str, str] | None = None) -> Answer:
     """The 2xx answer at `url`. Raises what `post` does."""
-    return call(partial(_exchange, "GET", url, headers or {}))
+    return ask(partial(_exchange, "GET", url, headers or {}))
 
 
 def _exchange(method: str, url: str, headers: dict[str, str], body: bytes | None = None) -> Answer:
     timeout = current_app.config["OUTBOUND_TIMEOUT"]
     exchange = _this_thread.exchange = Exchange(time.monotonic() + timeout)
-    service(current_attempt().handler).ends_if_late(exchange)
+    service(current_attempt().handler).watch(exchange)
     headers = {"User-Agent": f"call-status-receiver/{VERSION}", **headers}
     try:
         with closing(_http.urlopen(method, url, body=body, headers=headers, timeout=timeout, **_ONCE)) as answer:
@@ -88,15 +88,21 @@ _this_thread = threading.local()
 
 
 class _Cuttable:
-    """A connection that tells the exchange of it, and whose name look-up is bounded."""
+    """A connection that its exchange knows of, and that is made within OUTBOUND_TIMEOUT."""
+
+    def _tell(self) -> None:
+        self.exchange = _this_thread.exchange
+        self.exchange.connection = self
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        _this_thread.exchange.connection = self
+        self._tell()
+        if self.exchange.is_late:  # agreeing on TLS took too long, and could not be cut
+            raise TimeoutError
         super().request(*args, **kwargs)
 
     def _new_conn(self) -> socket.socket:
-        _this_thread.exchange.connection = self  # before TLS is agreed on, which can take as long
-        return bounded(super()._new_conn, undo=socket.socket.close)
+        self._tell()
+        return with_timeout(super()._new_conn, undo=socket.socket.close)
 
 
 class _HTTPConnection(_Cuttable, urllib3.connection.HTTPConnection):

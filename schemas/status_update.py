@@ -180,7 +180,7 @@ def load_update(document: Any, received_at: datetime) -> StatusUpdate:
 
 
 def dump(update: StatusUpdate) -> dict[str, Any]:
-    """The update as the provider would have sent it, less what is not kept; `load` takes it back."""
+    """The update as the provider would have sent it, less what is not kept; `load_update` takes it back."""
     call, line = update.call, update.phone_number
     message = {
         "type": STATUS_UPDATE,

@@ -37,7 +37,7 @@ _SET = [
       for name in ("received_at", "hour")),
     "updated_at = CASE WHEN excluded.updated_at > c.updated_at THEN excluded.updated_at ELSE c.updated_at END",
 ]  # fmt: skip
-TRACK = f"""INSERT INTO calls AS c (id, status, type, line, line_name, customer, received_at, started_at,
+UPSERT_CALL = f"""INSERT INTO calls AS c (id, status, type, line, line_name, customer, received_at, started_at,
     start_received_at, ended_at, end_received_at, error, end_reason, hour, updated_at)
   SELECT :call_id, :status, :type, :line, :line_name, :customer, :received_at, :started_at, :start_received_at,
     :ended_at, :end_received_at, :error, :end_reason, :hour, :received_at FROM kept WHERE 1 = 1
@@ -45,7 +45,7 @@ TRACK = f"""INSERT INTO calls AS c (id, status, type, line, line_name, customer,
 
 
 def call_values(update: StatusUpdate) -> dict[str, Any]:
-    """What `update` tells of its call, by the names in TRACK."""
+    """What `update` tells of its call, by the names in UPSERT_CALL."""
     call, line, received_at = update.call, update.phone_number, update.received_at.timestamp()
     starts, timestamp = call.status == IN_PROGRESS, update.timestamp.timestamp()
     return {

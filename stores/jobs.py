@@ -9,7 +9,7 @@ from schemas.status_update import StatusUpdate, storable
 from stores import Database, updates
 from stores.records import Backlog, Job, Settlement, StoredUpdate
 
-_MOST_ALIKE = 1000  # jobs that one message covers
+_MOST_AT_ONCE = 1000  # jobs that one message covers
 
 
 def settle(db: Database, *settlements: Settlement) -> None:
@@ -43,13 +43,17 @@ def finish(db: Database, handlers: Iterable[str], update_ids: Iterable[int]) -> 
         db.execute(f"DELETE FROM jobs WHERE update_id IN ({ids}) AND handler IN ({marks})", names)
 
 
-def lease_next(db: Database, handler: str, due_by: float, lease: float) -> tuple[StoredUpdate, Job] | None:
-    """Atomically lease, until `lease`, the job of `handler` that has been due longest at `due_by`."""
+def lease_next(
+    db: Database, handler: str, due_by: float, lease: float, call_id: str | None = None
+) -> tuple[StoredUpdate, Job] | None:
+    """Atomically lease, until `lease`, the job of `handler` that has been due longest at `due_by`: of all, or of one
+    call."""
+    of_call = "" if call_id is None else " AND update_id IN (SELECT id FROM updates WHERE call_id = :call_id)"
     leased = db.execute(
         "UPDATE jobs SET state = 'leased', due_at = :lease WHERE handler = :handler AND update_id ="
         " (SELECT update_id FROM jobs WHERE handler = :handler AND state <> 'done' AND due_at <= :due_by"
-        f" ORDER BY due_at, update_id LIMIT 1 {db.skip_locked}) RETURNING update_id",
-        {"handler": handler, "due_by": due_by, "lease": lease},
+        f"{of_call} ORDER BY due_at, update_id LIMIT 1 {db.skip_locked}) RETURNING update_id",
+        {"handler": handler, "due_by": due_by, "lease": lease, "call_id": call_id},
     )
     update = updates.by_id(db, leased[0][0]) if leased else None
     return update and (update, next(job for job in update.jobs if job.handler == handler))
@@ -75,7 +79,7 @@ def retry_now(db: Database, *, failed: bool = False, call_id: str | None = None,
         )
 
 
-def bound(db: Database, lease: float, delay: float) -> int:
+def reset_far_future(db: Database, lease: float, delay: float) -> int:
     """Make due now what is leased for more than `lease` seconds from now, or put off for more than `delay`: by a
     process whose clock was ahead. Returns how many jobs that is."""
     return len(
@@ -107,7 +111,7 @@ def count_done(db: Database, handler: str, since: float) -> int:
     return db.query(f"SELECT count(*) FROM jobs WHERE {where}", {"handler": handler, "since": since})[0][0]
 
 
-def alike(db: Database, handler: str, update: StatusUpdate) -> list[int]:
+def with_same_error(db: Database, handler: str, update: StatusUpdate) -> list[int]:
     """The other updates, a thousand at most, that `handler` has still to do and whose error is like this one's."""
     found = db.query(
         "SELECT id FROM updates JOIN jobs ON update_id = id WHERE handler = :handler AND state IN ('pending', 'leased')"
@@ -117,7 +121,7 @@ def alike(db: Database, handler: str, update: StatusUpdate) -> list[int]:
             "group": update.error_group,
             "call_id": update.call.id,
             "status": update.call.status,
-            "most": _MOST_ALIKE,
+            "most": _MOST_AT_ONCE,
         },
     )
     return [id for (id,) in found]

@@ -133,7 +133,7 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusalCount:
     """How many requests were refused for one reason, of a small fixed set, and when the latest was."""
 
     reason: str

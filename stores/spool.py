@@ -42,6 +42,7 @@ def drain(db: Database) -> None:
         with ThreadPoolExecutor(WRITERS) as pool:  # so that they share the server's waits for its disk
             stored = updates.since(db.spool)
             while batch := list(islice(stored, BATCH)):
+                locks.hold(db.spool, "drain", BATCH_TIME)
                 moved = list(pool.map(partial(_move, db), batch))
                 _discard(db.spool, [each for each, was_moved in zip(batch, moved, strict=True) if was_moved])
     finally:

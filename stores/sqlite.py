@@ -108,7 +108,7 @@ class SQLite:
             while not ((writer := self._writer) and writer.is_intact()):
                 self._reads.discard(reading)
                 with self._locked() as deadline:
-                    self._join(deadline)
+                    self._joined(deadline)
                     self._reads.add(reading)
             with closing(connect_reader(self.path)) as db:
                 yield db
@@ -120,8 +120,7 @@ class SQLite:
     def _write(self, run: Callable[[sqlite3.Connection], Any], *, durable: bool = False) -> Any:
         """What `run` returns, once that is committed and, where it is `durable`, on the disk. Raises StoreError.
 
-        What is not reaches the disk with the next write that is, and in order: a loss of power undoes the last of them,
-        as if they had not happened yet.
+        Other writes reach the disk with the next durable one, in order: a loss of power can undo the last of them.
         """
         write = Write(run, durable)
         self._queue.append(write)
@@ -131,6 +130,8 @@ class SQLite:
                     self._commit_queue(deadline)
                 if write.error:
                     raise write.error
+                if not write.done:
+                    raise StoreError("not written")
         finally:
             with suppress(ValueError):
                 self._queue.remove(write)
@@ -141,7 +142,9 @@ class SQLite:
         writes: list[Write] = []
         try:
             with self._begun(deadline) as writer:
-                writes = [self._queue.popleft() for _ in range(len(self._queue))]
+                with suppress(IndexError):
+                    while True:
+                        writes.append(self._queue.popleft())
                 for write in writes:
                     write.result = write.run(writer.db)
             if any(write.durable for write in writes):
@@ -157,7 +160,7 @@ class SQLite:
     @contextmanager
     def _begun(self, deadline: float) -> Iterator[Writer]:
         """A transaction of the writer, which is committed at the end and undone by any exception."""
-        writer = when_free(deadline, lambda: self._join(deadline))
+        writer = self._joined(deadline)
         try:
             when_free(deadline, lambda: writer.db.execute("BEGIN IMMEDIATE"))
             yield writer
@@ -180,6 +183,10 @@ class SQLite:
             raise StoreError(f"{self.path}: {error}") from error
         finally:
             self._lock.release()
+
+    def _joined(self, deadline: float) -> Writer:
+        """The writer, which is opened once no other process is in the way."""
+        return when_free(deadline, lambda: self._join(deadline))
 
     def _join(self, deadline: float) -> Writer:
         writer = self._writer

@@ -7,7 +7,7 @@ from typing import Any
 
 from schemas.status_update import StatusUpdate, dump, storable
 from stores import Database
-from stores.calls import TRACK, call_values
+from stores.calls import UPSERT_CALL, call_values
 from stores.records import Job, StoredUpdate
 
 PAGE = 500
@@ -37,7 +37,7 @@ def record(
         "due_at": lease or now,
     }
     values |= {f"handler{number}": handler for number, handler in enumerate(jobs)}
-    return db.insert(_KEEP, values, TRACK, *_insert_jobs(*jobs.values()))
+    return db.insert(_KEEP, values, UPSERT_CALL, *_insert_jobs(*jobs.values()))
 
 
 @functools.lru_cache

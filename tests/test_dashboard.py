@@ -6,8 +6,8 @@ from urllib.parse import urljoin
 import pytest
 
 import dashboard
-from stores import get_store, jobs, refused, updates
-from stores.records import Job, Refused
+from stores import get_store, jobs, refusal_counts, updates
+from stores.records import Job, RefusalCount
 from tests.conftest import NOW, SECRET, URL, message, signed, update
 
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
@@ -357,6 +357,13 @@ class TestRunAgain:
         assert [body["call_id"] for body in service.bodies] == ["a"]
         assert "failed" not in page(client, "/calls/a").text
 
+    def test_of_a_backlog_the_call_that_was_asked_for_is_done_at_once(self, app, client, service):
+        for name in "bcd":
+            record(app, name, failed(9))
+        client.post("/run-again", data={"handler": "update_crm"}, headers=SAME_ORIGIN)  # all are due now
+        client.post("/run-again", data={"handler": "update_crm", "call_id": "d"}, headers=SAME_ORIGIN)
+        assert [body["call_id"] for body in service.bodies] == ["a", "d"]
+
     @pytest.mark.parametrize(
         "headers",
         [
@@ -443,7 +450,9 @@ class TestAttention:
 
     def test_refusals_of_the_last_24_hours_are_told(self, app, client):
         with app.app_context():
-            refused.add(get_store(), [Refused("stale", 1, NOW - 24 * 3600), Refused("wrong signature", 12, NOW - 60)])
+            refusal_counts.add(
+                get_store(), [RefusalCount("stale", 1, NOW - 24 * 3600), RefusalCount("wrong signature", 12, NOW - 60)]
+            )
         text = self.attention(client)
         assert "401 wrong signature, 12 times, last 2027-01-15T08:29:00.000Z. WEBHOOK_SECRET must be" in text
         assert "stale" not in text

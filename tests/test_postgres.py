@@ -240,7 +240,7 @@ def test_a_process_whose_clock_ran_ahead_leases_as_the_others_do(clock_ahead, st
     assert before + 40 <= stored.jobs[0].due_at <= clock_ahead() + 80
     other = connect(postgres.url)
     assert jobs.lease_next(other, "log_event", other.now(), other.now() + 60) is None
-    assert jobs.bound(other, 80, 3600) == 0
+    assert jobs.reset_far_future(other, 80, 3600) == 0
     assert locks.acquire(store, "prune", 60) == 0
     assert 40 < locks.acquire(other, "prune", 60) < 80
     jobs.settle(store, (update_id, stored.jobs[0].due_at, []))

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from refusals import FLUSH_EVERY, REASONS
-from stores import StoreError, refused
-from stores.records import Refused
+from stores import StoreError, refusal_counts
+from stores.records import RefusalCount
 from tests.conftest import NOW, SECRET, URL, message, signed
 
 BODY = json.dumps(message()).encode()
@@ -65,7 +65,7 @@ def test_every_reason_is_counted_by_its_name(app, client, store, flush, monkeypa
     assert set(asked) == set(REASONS)
     assert all(answer.json["error"].startswith(reason) for reason, answer in asked.items())
     flush()
-    assert {(each.reason, each.times) for each in refused.since(store, 0)} == {(reason, 1) for reason in REASONS}
+    assert {(each.reason, each.times) for each in refusal_counts.since(store, 0)} == {(reason, 1) for reason in REASONS}
 
 
 def fail(*args):
@@ -77,26 +77,26 @@ def test_what_is_no_update_is_not_counted(client, store, flush):
     client.get("/wp-login.php")
     client.get(URL)
     flush()
-    assert refused.since(store, 0) == []
+    assert refusal_counts.since(store, 0) == []
 
 
 def test_a_flood_is_one_write_a_second(client, store, clock, flush, monkeypatch):
-    writes, add = [], refused.add
-    monkeypatch.setattr(refused, "add", lambda db, found: (writes.append(1), add(db, found)))
+    writes, add = [], refusal_counts.add
+    monkeypatch.setattr(refusal_counts, "add", lambda db, found: (writes.append(1), add(db, found)))
     for _ in range(10):
         for _ in range(20):
             client.post(URL, data=BODY)
         clock.now += FLUSH_EVERY / 4
     assert len(writes) == 3
-    assert refused.since(store, 0) == [Refused("unsigned", 161, NOW + 2)]
+    assert refusal_counts.since(store, 0) == [RefusalCount("unsigned", 161, NOW + 2)]
     flush()
-    assert refused.since(store, 0) == [Refused("unsigned", 200, NOW + 9 / 4)]
+    assert refusal_counts.since(store, 0) == [RefusalCount("unsigned", 200, NOW + 9 / 4)]
 
 
 def test_what_the_store_does_not_take_is_counted_later(client, store, clock, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(refused, "add", fail)
+        patch.setattr(refusal_counts, "add", fail)
         assert client.post(URL, data=BODY).status_code == 401
     clock.now += FLUSH_EVERY
     client.post(URL, data=BODY)
-    assert refused.since(store, 0) == [Refused("unsigned", 2, NOW + FLUSH_EVERY)]
+    assert refusal_counts.since(store, 0) == [RefusalCount("unsigned", 2, NOW + FLUSH_EVERY)]

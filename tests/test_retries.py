@@ -13,7 +13,8 @@ import retries
 from config import INTERNALS
 from handlers.crm import update_crm
 from handlers.outbound import Deferred, Unavailable, post
-from handlers.service import Attempt, bounded, call
+from handlers.service import Attempt, with_timeout
+from handlers.service import ask as ask_service
 from stores import get_store, jobs, updates
 from tests.conftest import NOW, URL, free_port, message, update, wait_until
 
@@ -202,7 +203,7 @@ def ask(app, monkeypatch):
     def ask(function, retrying=False):
         with app.app_context():
             g.attempt = Attempt("update_crm", retrying=retrying)
-            return call(function)
+            return ask_service(function)
 
     return ask
 
@@ -235,7 +236,7 @@ def test_a_name_that_is_looked_up_for_too_long_is_no_answer_and_its_late_connect
             closed.set()
 
     with pytest.raises(Unavailable, match="no answer in time"):
-        ask(lambda: bounded(lambda: (release.wait(20), Late())[1], undo=Late.close))
+        ask(lambda: with_timeout(lambda: (release.wait(20), Late())[1], undo=Late.close))
     release.set()
     assert closed.wait(20)
 

@@ -10,8 +10,8 @@ import pytest
 
 import stores
 from schemas.status_update import dump
-from stores import StoreError, calls, jobs, refused, retention, updates
-from stores.records import Backlog, HourlyCount, Job, Refused
+from stores import StoreError, calls, jobs, refusal_counts, retention, updates
+from stores.records import Backlog, HourlyCount, Job, RefusalCount
 from stores.schema import VERSION
 from tests.conftest import NOW, ROOT, query, recent, update
 from tests.race import racing
@@ -101,7 +101,7 @@ def test_nothing_is_lost(upgraded, path):
         "update_crm": Job("update_crm", "pending", NOW + 30, 2, NOW - 10, "answered 503")
     }
     assert jobs_of(upgraded, "ended") == {}
-    assert refused.since(upgraded, NOW) == [Refused("stale", 3, NOW)]
+    assert refusal_counts.since(upgraded, NOW) == [RefusalCount("stale", 3, NOW)]
     counts = calls.hourly(upgraded, 0)
     assert sum(each.calls for each in counts) == 3
     figures = [HourlyCount(hour, None, *figures) for hour, *figures in before if figures[2]]
@@ -140,7 +140,7 @@ def test_work_goes_on_where_it_was(upgraded):
     jobs.settle(upgraded, (stored.id, NOW + 90, [Job("update_crm", "done", None, 3, NOW - 10, "answered 503", NOW)]))
     assert jobs.count_done(upgraded, "update_crm", NOW) == 1
     assert jobs.retry_now(upgraded, failed=True, handler="update_crm") == 1
-    assert jobs.alike(upgraded, "alert_on_error", update("ended-with-error", "x", error="SIP 1")) == [6]
+    assert jobs.with_same_error(upgraded, "alert_on_error", update("ended-with-error", "x", error="SIP 1")) == [6]
     assert retention.forget(upgraded, "+31600000001") == {"calls": 2, "updates": 4, "jobs": 3}
 
 

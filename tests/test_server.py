@@ -116,7 +116,8 @@ def test_a_receiver_can_listen_at_a_unix_socket_which_a_second_one_does_not_take
     second = [sys.executable, "-m", "gunicorn", "--bind", f"unix:{path}", "app:app"]
     done = subprocess.run(second, cwd=ROOT, env=server.environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr == f"Cannot listen at {path}: Address already in use. Choose another, or end what does.\n"
+    says = "Address already in use. Choose another address, or stop the program that uses it."
+    assert done.stderr == f"Cannot listen at {path}: {says}\n"
     assert path.is_socket()
 
 

@@ -89,7 +89,9 @@ def test_what_was_done_but_not_settled_when_the_server_went_is_done_again(receiv
     hanging.release.set()
     client.join()
     assert answers == ["OK"]
-    wait_until(lambda: [line["updates"] for line in one.lines() if line["event"].startswith("not settled")] == [[1]])
+    wait_until(
+        lambda: [line["updates"] for line in one.lines() if line["event"].startswith("outcome not saved")] == [[1]]
+    )
     server.start()
     wait_until(lambda: is_done(one))
     assert posted(service) == {"call-1": 2}

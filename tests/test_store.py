@@ -7,8 +7,8 @@ from itertools import permutations
 import pytest
 
 from schemas.status_update import dump
-from stores import calls, jobs, locks, refused, retention, updates
-from stores.records import HourlyCount, Job, Refused
+from stores import calls, jobs, locks, refusal_counts, retention, updates
+from stores.records import HourlyCount, Job, RefusalCount
 from tests.conftest import NOW, recent, update
 from tests.race import PROCESSES, THREADS, racing
 
@@ -292,16 +292,16 @@ class TestJobs:
         clock.now += 40 * DAY
         jobs.settle(store, (record(store, lease=clock.now + 60), clock.now + 60, [failing(due_at=clock.now + 30)]))
         clock.now = NOW
-        assert jobs.bound(store, 60, 3600) == 2
+        assert jobs.reset_far_future(store, 60, 3600) == 2
         assert {job.due_at for job in jobs_of(store).values()} == {NOW}
         assert jobs.lease_next(store, "log_event", NOW, LEASE)
-        assert jobs.bound(store, 60, 3600) == 0
+        assert jobs.reset_far_future(store, 60, 3600) == 0
 
     def test_bounding_leaves_alone_what_no_clock_got_wrong(self, store):
         jobs.settle(store, (record(store, call_id="tried"), LEASE, [failing("log_event", NOW + 3600), failed()]))
         record(store, call_id="leased")
         before = [jobs_of(store, call_id) for call_id in ("tried", "leased")]
-        assert jobs.bound(store, 60, 3600) == 0
+        assert jobs.reset_far_future(store, 60, 3600) == 0
         assert [jobs_of(store, call_id) for call_id in ("tried", "leased")] == before
 
     def test_only_what_the_handler_has_still_to_do_is_alike(self, store):
@@ -316,12 +316,12 @@ class TestJobs:
         fail("other", handler="update_crm")
         record(store, "ended", "well", handlers=["alert"])
         one = update("ended-with-error", "new", error="SIP 1")
-        assert jobs.alike(store, "alert", one) == []
+        assert jobs.with_same_error(store, "alert", one) == []
         found = [fail("pending", failing("alert")), fail("leased")]
-        assert jobs.alike(store, "alert", one) == found
+        assert jobs.with_same_error(store, "alert", one) == found
         late = fail("late")
         jobs.finish(store, ["alert"], found)
-        assert jobs.alike(store, "alert", one) == [late]
+        assert jobs.with_same_error(store, "alert", one) == [late]
 
     def test_alike_errors_are_found_and_ended_together(self, store):
         for number in range(3):
@@ -329,7 +329,7 @@ class TestJobs:
         record(store, "ended-with-error", "else", error="STT failed", handlers=["alert"])
         done_already = record(store, "ended-with-error", "done", error="SIP 9", handlers=["alert"])
         jobs.settle(store, (done_already, LEASE, [done("alert")]))
-        found = jobs.alike(store, "alert", update("ended-with-error", "sip-1", error="SIP 1"))
+        found = jobs.with_same_error(store, "alert", update("ended-with-error", "sip-1", error="SIP 1"))
         assert [updates.by_id(store, each).call_id for each in found] == ["sip-0", "sip-2"]
         jobs.finish(store, ["alert"], found)
         jobs.finish(store, ["alert"], [])
@@ -562,12 +562,18 @@ class TestRetention:
 
 
 def test_refusals_are_counted_by_the_hour_and_reason(store):
-    refused.add(store, [Refused("stale", 2, HOUR + 5), Refused("unsigned", 1, HOUR + 6)])
-    refused.add(store, [Refused("stale", 3, HOUR + 4), Refused("unsigned", 9, HOUR - 1)])
-    assert refused.since(store, HOUR + 100) == [Refused("stale", 5, HOUR + 5), Refused("unsigned", 1, HOUR + 6)]
-    assert refused.since(store, HOUR - 100) == [Refused("unsigned", 10, HOUR + 6), Refused("stale", 5, HOUR + 5)]
+    refusal_counts.add(store, [RefusalCount("stale", 2, HOUR + 5), RefusalCount("unsigned", 1, HOUR + 6)])
+    refusal_counts.add(store, [RefusalCount("stale", 3, HOUR + 4), RefusalCount("unsigned", 9, HOUR - 1)])
+    assert refusal_counts.since(store, HOUR + 100) == [
+        RefusalCount("stale", 5, HOUR + 5),
+        RefusalCount("unsigned", 1, HOUR + 6),
+    ]
+    assert refusal_counts.since(store, HOUR - 100) == [
+        RefusalCount("unsigned", 10, HOUR + 6),
+        RefusalCount("stale", 5, HOUR + 5),
+    ]
     retention.prune(store, HOUR, 10)
-    assert refused.since(store, 0) == [Refused("stale", 5, HOUR + 5), Refused("unsigned", 1, HOUR + 6)]
+    assert refusal_counts.since(store, 0) == [RefusalCount("stale", 5, HOUR + 5), RefusalCount("unsigned", 1, HOUR + 6)]
 
 
 def test_it_advises_in_sentences(store):

@@ -5,8 +5,8 @@ import pytest
 from app import create_app
 from handlers.outbound import Unavailable
 from handlers.service import service as service_of
-from stores import get_store, jobs, refused, updates
-from stores.records import Job, Refused
+from stores import get_store, jobs, refusal_counts, updates
+from stores.records import Job, RefusalCount
 from tests.conftest import URL, Service, free_port, message, update
 from troubles import report_troubles
 
@@ -27,7 +27,7 @@ def context(app):
 def pause(handler="update_crm"):
     """Three failures in a row, and an update that waits."""
     for _ in range(3):
-        service_of(handler).breaker.note(Unavailable("answered 502"))
+        service_of(handler).breaker.record_result(Unavailable("answered 502"))
     update_id = updates.record(get_store(), update(received_at=get_store().now()), [handler], get_store().now() + 60)
     job = Job(handler, "pending", get_store().now() + 30, 1, get_store().now(), "answered 502")
     jobs.settle(get_store(), (update_id, get_store().now() + 60, [job]))
@@ -45,7 +45,7 @@ def test_a_handler_paused_for_five_minutes_is_told_once_an_hour(clock, service):
     clock.now += 1
     for _ in range(3):
         report_troubles()
-    assert told(service) == ["update_crm is paused for 5 min 0 s: its service answered 502. 1 update pending."]
+    assert told(service) == ["update_crm is paused for 5 min 0 s. Last error: answered 502. 1 update pending."]
     clock.now += HOUR
     report_troubles()
     assert len(told(service)) == 2
@@ -55,7 +55,7 @@ def test_its_end_is_told_once_with_how_long_it_lasted_and_how_many_were_delivere
     pause()
     clock.now += 300
     report_troubles()
-    service_of("update_crm").breaker.note(None)
+    service_of("update_crm").breaker.record_result(None)
     report_troubles()
     assert len(told(service)) == 1  # there is work that waits
     _, job = jobs.lease_next(get_store(), "update_crm", clock.now, clock.now + 60)
@@ -73,7 +73,7 @@ def test_two_processes_tell_one_message(settings, clock, service):
     other = create_app(settings)
     with other.app_context():
         for _ in range(3):
-            service_of("update_crm").breaker.note(Unavailable("answered 502"))
+            service_of("update_crm").breaker.record_result(Unavailable("answered 502"))
         service_of("update_crm").breaker.paused_at = clock.now - 300
         report_troubles()
     report_troubles()
@@ -89,7 +89,9 @@ def test_updates_that_failed_for_good_are_told_again_only_when_more_have(clock, 
 
     fail("a")
     report_troubles()
-    assert told(service) == ["update_crm: 1 update failed for good, the last as it answered 404. Run it again."]
+    assert told(service) == [
+        "update_crm: 1 update failed for good. Last error: answered 404. Run it again on the dashboard."
+    ]
     clock.now += 2 * HOUR
     report_troubles()
     assert len(told(service)) == 1
@@ -99,7 +101,9 @@ def test_updates_that_failed_for_good_are_told_again_only_when_more_have(clock, 
 
 
 def test_what_is_signed_wrongly_or_not_at_all_is_told_with_what_to_set(clock, service):
-    refused.add(get_store(), [Refused("wrong signature", 3, clock.now), Refused("stale", 1, clock.now)])
+    refusal_counts.add(
+        get_store(), [RefusalCount("wrong signature", 3, clock.now), RefusalCount("stale", 1, clock.now)]
+    )
     report_troubles()
     [text] = told(service)
     assert text.startswith("3 updates refused: 401 wrong signature. WEBHOOK_SECRET must be")
@@ -110,14 +114,14 @@ def test_nothing_is_told_of_slack_itself_or_without_slack(app, clock, service):
     clock.now += 300
     report_troubles()
     app.config["SLACK_WEBHOOK_URL"] = None
-    refused.add(get_store(), [Refused("unsigned", 3, clock.now)])
+    refusal_counts.add(get_store(), [RefusalCount("unsigned", 3, clock.now)])
     report_troubles()
     assert service.requests == []
 
 
 def test_what_slack_did_not_take_is_told_later(clock, service):
     service.answers = [(500, {}, b"")]
-    refused.add(get_store(), [Refused("unsigned", 3, clock.now)])
+    refusal_counts.add(get_store(), [RefusalCount("unsigned", 3, clock.now)])
     report_troubles()
     report_troubles()
     assert len(service.requests) == 2

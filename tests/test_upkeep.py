@@ -276,3 +276,15 @@ class TestForget:
         start("a")
         assert runner.invoke(args=["forget", number]).exit_code == 2
         assert len(list(updates.since(get_store()))) == 1
+
+
+@pytest.mark.parametrize(("interval", "stays"), [(60, False), (86400, True)])
+def test_what_waits_for_its_alert_interval_is_not_made_due_before(app, clock, interval, stays):
+    app.config["ALERT_INTERVAL"] = interval
+    with app.app_context():
+        store, due_at = get_store(), clock.now + 86000
+        update_id = updates.record(store, update(), ["alert_on_error"], clock.now + 60)
+        jobs.settle(store, (update_id, clock.now + 60, [Job("alert_on_error", "pending", due_at)]))
+        list(upkeep.upkeep(set()))
+        [stored] = updates.of_call(store, "call-1")
+        assert stored.jobs[0].due_at == (due_at if stays else clock.now)

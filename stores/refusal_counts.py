@@ -1,12 +1,12 @@
-"""Refused requests, counted by the hour and reason."""
+"""RefusalCount requests, counted by the hour and reason."""
 
 from collections.abc import Iterable
 
 from stores import Database
-from stores.records import Refused
+from stores.records import RefusalCount
 
 
-def add(db: Database, refused: Iterable[Refused]) -> None:
+def add(db: Database, refused: Iterable[RefusalCount]) -> None:
     """Add to what was refused for each reason in the hour that its `latest` is in."""
     for each in refused:
         db.execute(
@@ -22,11 +22,11 @@ def add(db: Database, refused: Iterable[Refused]) -> None:
         )
 
 
-def since(db: Database, moment: float) -> list[Refused]:
+def since(db: Database, moment: float) -> list[RefusalCount]:
     """What was refused for each reason, from the hour that `moment` is in; most often first."""
     found = db.query(
         "SELECT reason, sum(times), max(latest) FROM refusals WHERE hour >= :hour GROUP BY reason"
         " ORDER BY sum(times) DESC, reason",
         {"hour": moment - moment % 3600},
     )
-    return [Refused(reason, int(times), latest) for reason, times, latest in found]
+    return [RefusalCount(reason, int(times), latest) for reason, times, latest in found]
