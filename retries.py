@@ -1,5 +1,5 @@
-"""The threads that do what is pending: one for each handler, which takes others to help while there is much to do, and
-one that keeps the receiver well."""
+"""A process's threads: one for each handler does what is pending, with others to help while there is much to do; one
+writes what requests have done; and one keeps the receiver well."""
 
 import logging
 import threading

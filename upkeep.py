@@ -23,7 +23,7 @@ def upkeep(unknown_handlers: set[str]) -> Iterator[bool]:
     """Do what is due and no other process has taken on, in steps short enough to come between retries."""
     store, config = get_store(), current_app.config
     longest_delay = max(1.5 * config["RETRY_LONGEST"], config["ALERT_INTERVAL"] + 60)
-    jobs.reset_far_future(store, config["LEASE"], longest_delay)
+    jobs.reset_far_future(store, 2 * config["LEASE"], longest_delay)
     settle_unknown_handlers(unknown_handlers)
     yield True
     if config["REDIS_URL"] and not locks.acquire(store, "mirror", config["UPKEEP_EVERY"] - 1):

@@ -32,7 +32,7 @@ def since(_context: click.Context, _parameter: click.Parameter, value: str) -> f
 @click.option("--since", callback=since, default="1970-01-01", help="Only what was kept at this time (UTC) or later.")
 @with_appcontext
 def export(since: float) -> None:
-    """Print every kept update as a line of JSON, in the order they were kept."""
+    """Print every kept update as a line of JSON, those that are spooled first."""
     store = get_store()
     with progress(every_update(store, since), "Exporting") as found:
         for stored in found:

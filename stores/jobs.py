@@ -81,7 +81,9 @@ def retry_now(db: Database, *, failed: bool = False, call_id: str | None = None,
 
 def reset_far_future(db: Database, lease: float, delay: float) -> int:
     """Make due now what is leased for more than `lease` seconds from now, or put off for more than `delay`: by a
-    process whose clock was ahead. Returns how many jobs that is."""
+    process whose clock was ahead. Returns how many jobs that is.
+
+    Both have to be longer than any that is right, as others take leases while this waits to be written."""
     return len(
         db.execute(
             "UPDATE jobs SET state = 'pending', due_at = :now WHERE state = 'leased' AND due_at > :now + :lease"

@@ -288,3 +288,12 @@ def test_what_waits_for_its_alert_interval_is_not_made_due_before(app, clock, in
         list(upkeep.upkeep(set()))
         [stored] = updates.of_call(store, "call-1")
         assert stored.jobs[0].due_at == (due_at if stays else clock.now)
+
+
+def test_a_lease_that_is_taken_while_upkeep_waits_to_write_is_let_alone(app, clock):
+    with app.app_context():
+        store = get_store()
+        updates.record(store, update(), ["update_crm"], clock.now + app.config["LEASE"] + 2)
+        list(upkeep.upkeep(set()))
+        [stored] = updates.of_call(store, "call-1")
+        assert stored.jobs[0].state == "leased"
