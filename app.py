@@ -1,4 +1,9 @@
-"""A receiver for a telephony provider's call status updates."""
+"""A receiver for a telephony provider's call status updates.
+
+To follow an update, read on in this order: `schemas/status_update.py` is the message, `handlers/__init__.py` the list
+of handlers, `dispatch.py` keeps the update and calls them, `stores/updates.py` is how it is kept, and `retries.py` does
+later what could not be done at once.
+"""
 
 import logging
 import time

@@ -34,7 +34,7 @@ def test_every_command_is_in_the_table():
 def test_every_option_of_a_command_is_told():
     for command in app.cli.commands.values():
         [row] = [row for row in README.splitlines() if re.match(rf"\| `flask {command.name}[ `]", row)]
-        options = {option for parameter in command.params for option in parameter.opts if option[0] == "-"} - {"--yes"}
+        options = {option for parameter in command.params for option in parameter.opts if option[0] == "-"}
         assert options == set(re.findall(r"--\w+", row))
 
 
