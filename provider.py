@@ -11,7 +11,8 @@ from marshmallow import ValidationError
 from dispatch import dispatch
 from handlers.outbound import GiveUp, Retry, Unavailable, get
 from handlers.service import PROVIDER, Attempt
-from schemas.status_update import ENDED, ENDED_WITH_ERROR, STATUS_UPDATE, StatusUpdate, isoformat, load_update
+from schemas.status_update import ENDED, ENDED_WITH_ERROR, STATUS_UPDATE, StatusUpdate, load_update
+from schemas.times import isoformat
 from stores import calls, get_store, locks
 from stores.records import Call
 

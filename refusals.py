@@ -4,7 +4,6 @@ import logging
 import threading
 from collections import Counter
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 from flask import Flask, Response, current_app, jsonify, request
@@ -13,8 +12,9 @@ from werkzeug.exceptions import HTTPException
 
 from clock import clock
 from config import WEBHOOK_PATH
-from schemas.status_update import STATUS_UPDATE, field_errors, isoformat
+from schemas.status_update import STATUS_UPDATE, field_errors
 from schemas.strict_json import parse_json
+from schemas.times import iso
 from signature import InvalidSignature, verify
 from stores import StoreError, get_store, refusal_counts
 from stores.records import RefusalCount
@@ -131,7 +131,7 @@ def refuse(reason: str, text: str, fields: dict[str, list[str]] | None = None, c
     if message is None:
         logger.warning("refused", extra={"error": f"{status} {text}", "fields": logged})
     else:  # a line that `flask import` takes
-        event, logged["received_at"] = "not kept" if reason == NOT_KEPT else "refused", _now()
+        event, logged["received_at"] = "not kept" if reason == NOT_KEPT else "refused", iso(get_store().now())
         logger.error(event, extra={"error": cause or f"{status} {text}", "update": message, "fields": logged})
     if not _is_from_flask_check():
         count(reason)
@@ -155,10 +155,6 @@ def _sent_update() -> dict[str, Any] | None:
         if isinstance(message, dict) and message.get("type") == STATUS_UPDATE:
             return {name: value for name, value in message.items() if name != "assistant"}
     return None
-
-
-def _now() -> str:
-    return isoformat(datetime.fromtimestamp(get_store().now(), UTC))
 
 
 def _is_from_flask_check() -> bool:

@@ -16,7 +16,8 @@ from flask.cli import with_appcontext
 
 from commands.client import Command, first_secret, new_session, post, webhook_url
 from config import LOOPBACK, MAX_BODY
-from schemas.status_update import ENDED_WITH_ERROR, IN_PROGRESS, isoformat
+from schemas.status_update import ENDED_WITH_ERROR, IN_PROGRESS
+from schemas.times import isoformat
 from signature import sign
 from startup import on_and_off, warnings
 from stores import get_store, spool

@@ -16,7 +16,7 @@ from flask.cli import with_appcontext
 
 from commands.client import Command, first_secret, new_session, post, webhook_url
 from config import LOOPBACK
-from schemas.status_update import isoformat
+from schemas.times import isoformat
 
 
 @click.command(cls=Command)

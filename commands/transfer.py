@@ -14,18 +14,18 @@ from marshmallow import ValidationError
 
 from commands.client import Command, first_secret, new_session, post, webhook_url
 from handlers import HANDLERS
-from schemas.status_update import StatusUpdate, field_errors, in_utc, load_update
+from schemas.status_update import StatusUpdate, field_errors, load_update
 from schemas.strict_json import parse_json
+from schemas.times import parse_time
 from stores import get_store, spool
 from stores.export import every_update, exported
 
 
 def since(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
     try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
+        return parse_time(value).timestamp()
+    except (ValueError, OverflowError):
         raise click.BadParameter("give a time such as 2025-12-13 or 2025-12-13T12:00:00Z") from None
-    return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
 
 
 @click.command(cls=Command)
@@ -84,8 +84,7 @@ def import_(file: BinaryIO, url: str | None) -> None:
 def received_at(line: dict[str, Any]) -> datetime:
     """When an exported or logged line's update was received; now, where the line does not say."""
     try:
-        moment = datetime.fromisoformat(line.get("received_at") or line["time"])
-        return in_utc(moment.replace(tzinfo=moment.tzinfo or UTC))
+        return parse_time(line.get("received_at") or line["time"])
     except (KeyError, ValueError, TypeError, OverflowError):
         return datetime.fromtimestamp(get_store().now(), UTC)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import current_app
 
-from dashboard.presenters import iso
+from schemas.times import iso
 from stores import Database, calls
 from stores.records import HourlyCount
 

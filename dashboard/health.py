@@ -3,8 +3,9 @@
 import logging
 from typing import Any
 
-from dashboard.presenters import iso, paused_at
+from dashboard.presenters import paused_at
 from logs import mask
+from schemas.times import iso
 from stores import Database, StoreError, get_store, jobs, spool, updates
 from stores.records import Backlog
 

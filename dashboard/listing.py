@@ -5,13 +5,13 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
 
 from flask import Response, abort, request
 
 from dashboard.presenters import call_state
+from schemas.times import parse_time
 from stores import Database
 from stores.records import Call
 from stores.search import Filters, Page, find
@@ -82,8 +82,7 @@ def _cell(value: Any) -> Any:
 
 def _seconds(text: str) -> float:
     try:
-        moment = datetime.fromisoformat(text)
-        return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+        return parse_time(text).timestamp()
     except (ValueError, OverflowError):
         abort(400, "give since and until as 2025-12-13T12:00Z")
 

@@ -1,20 +1,14 @@
 """What the dashboard shows of calls, updates and handlers."""
 
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 from flask import current_app
 
 from handlers import HANDLERS, is_on
 from handlers.service import service
-from schemas.status_update import isoformat
+from schemas.times import iso
 from stores.records import Call, Job, StoredUpdate
-
-
-def iso(seconds: float | None) -> str | None:
-    """Unix seconds as ISO 8601 in UTC."""
-    return None if seconds is None else isoformat(datetime.fromtimestamp(seconds, UTC))
 
 
 def call_state(call: Call) -> dict[str, Any]:

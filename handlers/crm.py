@@ -6,7 +6,8 @@ from urllib.parse import quote
 from flask import current_app
 
 from handlers.outbound import post
-from schemas.status_update import StatusUpdate, isoformat
+from schemas.status_update import StatusUpdate
+from schemas.times import isoformat
 
 
 def update_crm(update: StatusUpdate) -> None:

@@ -2,7 +2,8 @@
 
 import logging
 
-from schemas.status_update import StatusUpdate, isoformat
+from schemas.status_update import StatusUpdate
+from schemas.times import isoformat
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,13 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import MAXYEAR, MINYEAR, UTC, datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
 
 from schemas import strict_json
+from schemas.times import in_utc, isoformat
 
 logger = logging.getLogger(__name__)
 
@@ -196,19 +197,6 @@ def dump(update: StatusUpdate) -> dict[str, Any]:
     return {"message": message}
 
 
-def in_utc(time: datetime) -> datetime:
-    """An aware time in UTC. Raises OverflowError where not every zone and rounding keeps it in the years 1 to 9999."""
-    time = time.astimezone(UTC)
-    if not MINYEAR < time.year < MAXYEAR:
-        raise OverflowError
-    return time
-
-
-def isoformat(time: datetime) -> str:
-    """A time in UTC as the provider writes it: ISO 8601, milliseconds, `Z`."""
-    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def field_errors(error: ValidationError) -> dict[str, list[str]]:
     """What is wrong with each field, by its dotted name: `message.call.id`."""
     found: dict[str, list[str]] = {}
@@ -225,8 +213,6 @@ def field_errors(error: ValidationError) -> dict[str, list[str]]:
 
 
 def _bounded(metadata: Any, call: Call) -> Any:
-    if metadata is None:
-        return None
     if strict_json.is_deeper(metadata, MAX_METADATA_DEPTH) or len(json.dumps(metadata)) > MAX_METADATA_BYTES:
         logger.warning("metadata dropped: too large or too deep", extra={"call_id": call.id, "status": call.status})
         return None

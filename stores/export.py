@@ -2,10 +2,9 @@
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
-from schemas.status_update import isoformat
+from schemas.times import iso
 from stores import Database, spool, updates
 from stores.records import StoredUpdate
 
@@ -24,13 +23,12 @@ def exported(kept: StoredUpdate) -> dict[str, Any]:
         "call_id": kept.call_id,
         "status": kept.status,
         "timestamp": message["timestamp"],
-        "received_at": isoformat(datetime.fromtimestamp(kept.received_at, UTC)),
-        "kept_at": isoformat(datetime.fromtimestamp(kept.kept_at, UTC)),
+        "received_at": iso(kept.received_at),
+        "kept_at": iso(kept.kept_at),
         "pending": [job.handler for job in kept.jobs if job.is_open],
         "failed": [job.handler for job in kept.jobs if job.state == "failed"],
         "done_later": [
-            {"handler": job.handler, "done_at": isoformat(datetime.fromtimestamp(job.done_at, UTC))}
-            | {"attempts": job.attempts, "error": job.error}
+            {"handler": job.handler, "done_at": iso(job.done_at)} | {"attempts": job.attempts, "error": job.error}
             for job in kept.jobs
             if job.state == "done"
         ],

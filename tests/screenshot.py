@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from schemas.status_update import isoformat
+from schemas.times import isoformat
 from stores import jobs, refusal_counts
 from stores import updates as kept
 from stores.records import Job, RefusalCount

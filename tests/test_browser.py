@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from schemas.status_update import isoformat
+from schemas.times import isoformat
 from tests.conftest import PASSWORD, message, wait_until
 from tests.screenshot import CHROMIUM, chromium, fill
 

@@ -211,7 +211,7 @@ def test_a_stale_call_is_listed_apart(client, clock):
 
 
 def test_no_list_grows_without_end_and_all_are_counted(client, clock, monkeypatch):
-    monkeypatch.setattr(dashboard, "MOST", {"active": 1, "stale": 1})
+    monkeypatch.setattr(dashboard, "MAX_LISTED", {"active": 1, "stale": 1})
     for call_id in ("old", "older", "on", "also on"):
         client.post(URL, json=message(call_id=call_id))
         clock.now += 12 * 3600 - 1 if call_id == "older" else 1

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from schemas.status_update import isoformat
+from schemas.times import isoformat
 from tests.conftest import SECRET, URL, message, query, wait_until
 
 QUICK = {"LEASE": 1.0, "RETRY_EVERY": 0.05, "RETRY_FIRST": 0.2, "PROBE_EVERY": 0.2}
