@@ -14,6 +14,7 @@ from stores.records import Recorded, StoredUpdate
 BATCH = 200  # updates that are moved at a time
 WRITERS = 4
 BATCH_TIME = 5.0  # seconds, for which no other process moves them
+TOLD_AGAIN = 3600.0  # seconds between two log lines about an update that the database refuses
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,8 @@ def _move(db: Database, stored: StoredUpdate) -> bool:
     except StoreError as error:
         if db.failure():
             raise
-        logger.error("stays spooled", extra={"call_id": stored.call_id, "error": str(error)})
+        if not locks.acquire(db.spool, f"told of {stored.id}", TOLD_AGAIN):
+            logger.error("stays spooled", extra={"call_id": stored.call_id, "error": str(error)})
         return False
     return True
 

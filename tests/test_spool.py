@@ -169,6 +169,20 @@ def test_a_drain_that_failed_is_taken_up_again_as_soon_as_the_server_takes_updat
         assert [stored.call_id for stored in updates.since(db)] == ["call-1"]
 
 
+def test_an_update_that_the_database_refuses_stays_is_told_once_and_holds_up_no_other(postgres, tmp_path, caplog):
+    settings = {"SQLITE_PATH": str(tmp_path / "calls.db"), "DATABASE_URL": postgres.url, "CLOCK": None}
+    with closing(stores.create(settings)) as db:
+        db.check()
+        postgres.execute("ALTER TABLE updates ADD CHECK (call_id <> 'refused')")
+        for call_id in ("refused", "taken"):
+            updates.record(db.spool, update(call_id=call_id), [])
+        for _ in range(2):
+            spool.drain(db)
+        assert [stored.call_id for stored in updates.since(db)] == ["taken"]
+        assert [stored.call_id for stored in updates.since(db.spool)] == ["refused"]
+    assert [record.call_id for record in caplog.records if record.message == "stays spooled"] == ["refused"]
+
+
 def test_where_server_and_spool_are_gone_it_answers_503_and_logs_the_message(receiver, server):
     one = receiver(DATABASE_URL=server.url, WEBHOOK_SECRET=SECRET, SQLITE_PATH="/proc/calls.db")
     server.kill()
