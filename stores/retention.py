@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterable
 
-from stores import Database, Execute
+from stores import Database, Execute, updates
 
 _IDS = 500  # in one statement
 
@@ -15,7 +15,7 @@ def prune(db: Database, before: float, limit: int) -> tuple[int, int]:
     earlier hours go too."""
     values = {"before": before, "limit": limit}
     with db.transaction() as execute:
-        updates = execute(
+        pruned = execute(
             "DELETE FROM updates WHERE id IN (SELECT id FROM updates AS u WHERE received_at < :before AND NOT EXISTS"
             " (SELECT 1 FROM jobs WHERE update_id = u.id AND due_at IS NOT NULL) ORDER BY received_at LIMIT :limit)"
             " RETURNING 1",
@@ -28,20 +28,25 @@ def prune(db: Database, before: float, limit: int) -> tuple[int, int]:
         )
         execute("DELETE FROM refusals WHERE hour <= :before - 3600", values)
         execute("DELETE FROM locks WHERE until < :before", values)
-    return len(updates), len(calls)
+    return len(pruned), len(calls)
 
 
 def forget(db: Database, number: str) -> dict[str, int]:
-    """Atomically remove every call of the customer with this number, and every call whose id contains it (if it ends in
-    six digits, for fewer are in anybody's), with updates and jobs. Returns how many `calls`, `updates` and `jobs`."""
+    """Remove every call of the customer with this number, and every call whose id contains it (if it ends in six
+    digits, for fewer are in anybody's), with updates and jobs. Returns how many `calls`, `updates` and `jobs`.
+
+    Updates are looked through first, which holds nothing up; what is found is removed atomically.
+    """
     in_id = re.compile(rf"{re.escape(number)}(?![0-9])") if re.search(r"[0-9]{6}\Z", number) else re.compile(r"(?!)")
-    values = {"number": number, "escaped": json.dumps(number)[1:-1]}  # as a message has it
+    ids, escaped = set(), json.dumps(number)[1:-1]  # as a message has it
+    for stored in updates.since(db):
+        if in_id.search(stored.call_id) or escaped in stored.message and _customer(stored.message) == number:
+            ids.add(stored.call_id)
     with db.transaction() as execute:
-        found = execute(f"SELECT id, customer FROM calls WHERE customer = :number OR {_has('id')}", values)
-        ids = {id for id, customer in found if customer == number or in_id.search(id)}
-        has = f"{_has('call_id')} OR {_has('message', 'escaped')}"
-        found = execute(f"SELECT call_id, message FROM updates WHERE {has}", values)
-        ids |= {id for id, message in found if in_id.search(id) or _customer(message) == number}
+        # To LIKE, some characters are not themselves, nor the same to both databases.
+        has = "customer = :number OR replace(id, :number, '') <> id"
+        found = execute(f"SELECT id, customer FROM calls WHERE {has}", {"number": number})
+        ids |= {id for id, customer in found if customer == number or in_id.search(id)}
         return remove(execute, ids)
 
 
@@ -51,16 +56,11 @@ def remove(execute: Execute, call_ids: Iterable[str]) -> dict[str, int]:
     for start in range(0, len(ids), _IDS):
         values = {f"id{number}": id for number, id in enumerate(ids[start : start + _IDS])}
         among = f"IN ({', '.join(f':{name}' for name in values)})"
-        updates = f"(SELECT id FROM updates WHERE call_id {among})"
-        removed["jobs"] += len(execute(f"DELETE FROM jobs WHERE update_id IN {updates} RETURNING 1", values))
+        theirs = f"(SELECT id FROM updates WHERE call_id {among})"
+        removed["jobs"] += len(execute(f"DELETE FROM jobs WHERE update_id IN {theirs} RETURNING 1", values))
         removed["updates"] += len(execute(f"DELETE FROM updates WHERE call_id {among} RETURNING 1", values))
         removed["calls"] += len(execute(f"DELETE FROM calls WHERE id {among} RETURNING 1", values))
     return removed
-
-
-def _has(column: str, value: str = "number") -> str:
-    """Whether a text contains another: to LIKE, some characters are not themselves, nor the same to both databases."""
-    return f"replace({column}, :{value}, '') <> {column}"
 
 
 def _customer(message: str) -> str | None:
