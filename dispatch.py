@@ -40,8 +40,8 @@ def dispatch(update: StatusUpdate, deadline: float = inf) -> None:
     done = [Job(name, "done", None, attempts=1) for name in on if not errors[name]]
     undone = [_reschedule(Job(name, "leased", lease), errors[name]) for name in on if errors[name]]
     settlement = Settlement(recorded.update_id, lease, done + undone)
-    if writer := current_app.extensions.get("settlements"):
-        writer.put(settlement)
+    if queue := current_app.extensions.get("settlements"):  # of the thread that writes them, where there is one
+        queue.put(settlement)
     else:
         settle(settlement)
 

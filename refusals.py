@@ -95,8 +95,8 @@ class RefusalCounter:
 
 def init_app(app: Flask) -> None:
     app.extensions["refusals"] = RefusalCounter()
-    app.register_error_handler(Refusal, lambda error: refuse(error.reason, str(error)))
-    app.register_error_handler(InvalidSignature, lambda error: refuse(error.reason, str(error)))
+    for kind in (Refusal, InvalidSignature):
+        app.register_error_handler(kind, lambda error: refuse(error.reason, str(error)))
     app.register_error_handler(ValidationError, _wrong_fields)
     app.register_error_handler(StoreError, _not_kept)
     app.register_error_handler(HTTPException, _http_error)

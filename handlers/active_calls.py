@@ -7,8 +7,7 @@ from typing import Any
 from flask import current_app, g
 
 from handlers.outbound import Retry, Unavailable
-from handlers.service import Attempt, with_timeout
-from handlers.service import ask as ask_service
+from handlers.service import Attempt, ask, with_timeout
 from schemas.status_update import StatusUpdate
 from stores import calls, get_store
 
@@ -70,7 +69,7 @@ def _stale_before() -> float:
 def _ask(command: Any, *arguments: str) -> Any:
     from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
-    def ask() -> Any:
+    def run() -> Any:
         try:
             return command(*arguments)
         except (ConnectionError, TimeoutError) as error:
@@ -79,7 +78,7 @@ def _ask(command: Any, *arguments: str) -> Any:
             raise Retry(f"Redis: {error}{hint(error)}") from None
 
     hint = partial(_hint, tls=current_app.config["REDIS_URL"].startswith("rediss:"))
-    return ask_service(partial(with_timeout, ask))
+    return ask(partial(with_timeout, run))
 
 
 def _hint(error: Exception, tls: bool) -> str:

@@ -3,7 +3,7 @@
 A lease's end is its fencing token: success always ends the job, failure is written only by who still has the lease.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from schemas.status_update import StatusUpdate, storable
 from stores import Database, updates
@@ -35,11 +35,11 @@ def _change(db: Database, update_id: int, lease: float, job: Job) -> None:
     )
 
 
-def finish(db: Database, handlers: Iterable[str], update_ids: Iterable[int]) -> None:
+def finish(db: Database, handlers: Collection[str], update_ids: Collection[int]) -> None:
     """Remove the jobs of `handlers` on these updates: they are done."""
-    names = {f"handler{number}": handler for number, handler in enumerate(handlers)}
-    if ids := ", ".join(map(str, update_ids)) if names else "":
-        marks = ", ".join(f":{name}" for name in names)
+    if handlers and update_ids:
+        names = {f"handler{number}": handler for number, handler in enumerate(handlers)}
+        marks, ids = ", ".join(f":{name}" for name in names), ", ".join(map(str, update_ids))
         db.execute(f"DELETE FROM jobs WHERE update_id IN ({ids}) AND handler IN ({marks})", names)
 
 
