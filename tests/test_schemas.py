@@ -22,17 +22,6 @@ def test_it_loads_what_the_provider_sends():
     assert loaded.received_at == RECEIVED
 
 
-def test_a_web_call_has_no_numbers():
-    loaded = load_update(payload("web_call_in_progress"), RECEIVED)
-    assert (loaded.phone_number, loaded.customer) == (PhoneNumber(), Customer())
-
-
-def test_of_the_assistant_only_metadata_is_kept():
-    loaded = load_update(payload("ended_with_assistant"), RECEIVED)
-    assert loaded.metadata == {"crm_contact_id": "90127", "campaign": "autumn"}
-    assert "must" not in json.dumps(dump(loaded))
-
-
 def test_unknown_fields_are_no_error_at_any_level():
     document = message(new=1)
     document["new"] = 1
@@ -45,8 +34,9 @@ def test_unknown_fields_are_no_error_at_any_level():
 def test_optional_fields_can_be_null_or_missing():
     document = message(error=None, end_reason=None, assistant=None, phone_number=None)
     del document["message"]["customer"]
-    loaded = load_update(document, RECEIVED)
-    assert (loaded.phone_number, loaded.customer, loaded.metadata) == (PhoneNumber(), Customer(), None)
+    for each in (document, payload("web_call_in_progress")):
+        loaded = load_update(each, RECEIVED)
+        assert (loaded.phone_number, loaded.customer, loaded.metadata) == (PhoneNumber(), Customer(), None)
 
 
 @pytest.mark.parametrize("name", ["in_progress", "ended_with_error", "ended_with_assistant", "web_call_in_progress"])
@@ -67,65 +57,43 @@ def test_a_timestamp_is_in_utc_whatever_its_zone(text, expected):
     assert update(timestamp=text).timestamp == expected
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        "2025-12-13",
-        1765627200,
-        1.5,
-        None,
-        "",
-        "yesterday",
-        True,
-        [],
-        "0001-01-01T00:00:00+14:00",
-        "9999-12-31T23:59:59-01:00",
-        "9999-12-31T23:59:59.999999Z",
-        "9999-01-01T00:00:00Z",
-        "0001-12-31T23:59:59Z",
-    ],
-)
+def wrong_fields(document):
+    with pytest.raises(ValidationError) as caught:
+        load_update(document, RECEIVED)
+    return sorted(field_errors(caught.value))
+
+
+@pytest.mark.parametrize("wrong", [1765627200, None, "", "2025-12-13", "yesterday at noon", "2025-02-30T12:00:00Z"])
 def test_it_refuses_what_is_no_timestamp(wrong):
-    with pytest.raises(ValidationError) as caught:
-        load_update(message(timestamp=wrong), RECEIVED)
-    assert list(field_errors(caught.value)) == ["message.timestamp"]
+    assert wrong_fields(message(timestamp=wrong)) == ["message.timestamp"]
 
 
-@pytest.mark.parametrize("wrong", ["", "x" * 257, "a\0b", "a\nb", "a\x7fb", "\ud800", 5, None, ["x"]])
+@pytest.mark.parametrize(
+    "end", ["0001-01-01T00:00:00+14:00", "0001-12-31T23:59:59Z", "9999-01-01T00:00:00Z", "9999-12-31T23:59:59-01:00"]
+)
+def test_it_refuses_a_timestamp_at_an_end_of_the_calendar(end):
+    assert wrong_fields(message(timestamp=end)) == ["message.timestamp"]
+
+
+@pytest.mark.parametrize("wrong", ["", "x" * 257, "a\0b", "a\nb", "b\n", "a\x7fb", "\ud800", 5, None])
 def test_it_refuses_an_id_that_is_no_name(wrong):
-    with pytest.raises(ValidationError) as caught:
-        load_update(message(call_id=wrong), RECEIVED)
-    assert list(field_errors(caught.value)) == ["message.call.id"]
+    assert wrong_fields(message(call_id=wrong)) == ["message.call.id"]
 
 
 def test_an_id_may_have_256_characters_and_a_status_64():
     assert update("s" * 64, "é" * 256).call == Call("é" * 256, "s" * 64, "inbound_phone_call")
-    with pytest.raises(ValidationError):
-        update("s" * 65)
-
-
-@pytest.mark.parametrize("wrong", [[1], None, 5, "x", {}, {"message": []}, {"message": None}])
-def test_it_refuses_what_is_no_message(wrong):
-    with pytest.raises(ValidationError) as caught:
-        load_update(wrong, RECEIVED)
-    assert list(field_errors(caught.value)) == ["message"]
+    assert wrong_fields(message("s" * 65)) == ["message.call.status"]
 
 
 def test_it_names_every_wrong_field():
     document = {"message": {"type": "x", "call": {"status": 1}, "customer": "+31", "error": {}}}
-    with pytest.raises(ValidationError) as caught:
-        load_update(document, RECEIVED)
     names = ["call.id", "call.status", "customer", "error", "timestamp", "type"]
-    assert sorted(field_errors(caught.value)) == [f"message.{name}" for name in names]
+    assert wrong_fields(document) == [f"message.{name}" for name in names]
 
 
-def test_lone_surrogates_in_texts_become_question_marks():
-    assert update("ended-with-error", error="a\ud800b").error == "a?b"
-
-
-def test_nuls_are_left_out_of_texts():
-    loaded = update("ended-with-error", error="a\0b\0", phone_number={"name": "Front\0 desk"})
-    assert (loaded.error, loaded.phone_number.name) == ("ab", "Front desk")
+def test_texts_lose_nuls_and_lone_surrogates():
+    loaded = update("ended-with-error", error="a\ud800b\0", phone_number={"name": "Front\0 desk"})
+    assert (loaded.error, loaded.phone_number.name) == ("a?b", "Front desk")
 
 
 def test_errors_that_differ_in_digits_only_are_one_group():
@@ -158,7 +126,7 @@ def test_metadata_of_16_levels_is_kept():
     [
         b"",
         b"{",
-        b"\xff{}",
+        b'"\xff"',
         b"\xef\xbb\xbf{}",
         "{}".encode("utf-16"),
         b'{"a": NaN}',

@@ -8,6 +8,8 @@ import pytest
 from stores import jobs, updates
 from tests.conftest import NOW, SECRET, URL, message, payload, signed
 
+BODY = json.dumps(message()).encode()
+
 
 def post(client, body, headers=None, **options):
     if isinstance(body, dict | list):
@@ -19,14 +21,17 @@ def kept(app):
     return [(each.call_id, each.status) for each in updates.since(app.extensions["store"])]
 
 
-@pytest.mark.parametrize(
-    "name", ["in_progress", "ended", "ended_with_error", "ended_with_assistant", "web_call_in_progress"]
-)
-def test_a_status_update_is_kept_and_answered_ok(app, client, name):
-    answer = post(client, payload(name))
+NAMES = ("in_progress", "ended", "ended_with_error", "ended_with_assistant", "web_call_in_progress")
+
+
+@pytest.mark.parametrize("document", [*map(payload, NAMES), message("transferred")], ids=[*NAMES, "unknown status"])
+def test_a_status_update_is_kept_and_handed_on_and_answered_ok(app, client, caplog, document):
+    caplog.set_level(logging.INFO)
+    answer = post(client, document)
     assert (answer.status_code, answer.data) == (200, b"OK")
-    call = payload(name)["message"]["call"]
+    call = document["message"]["call"]
     assert kept(app) == [(call["id"], call["status"])]
+    assert [record.message for record in caplog.records] == ["update"]
     assert jobs.backlog(app.extensions["store"]) == []
 
 
@@ -53,21 +58,6 @@ def test_other_messages_are_answered_with_an_empty_object_and_logged(app, client
     assert [record.levelno for record in caplog.records] == [level]
 
 
-def test_a_repeat_is_answered_ok_and_runs_nothing(app, client, caplog):
-    caplog.set_level(logging.INFO)
-    for _ in range(2):
-        assert post(client, message()).data == b"OK"
-    assert [record.message for record in caplog.records] == ["update", "repeat"]
-    assert len(kept(app)) == 1
-
-
-def test_an_unknown_status_is_kept_and_handed_on(app, client, caplog):
-    caplog.set_level(logging.INFO)
-    assert post(client, message("transferred")).data == b"OK"
-    assert kept(app) == [("call-1", "transferred")]
-    assert [record.message for record in caplog.records] == ["update"]
-
-
 @pytest.mark.parametrize("method", ["get", "head", "put", "delete", "patch", "options"])
 def test_405_for_any_other_method(client, method):
     answer = getattr(client, method)(URL)
@@ -89,9 +79,8 @@ class TestSigned:
         return settings | {"WEBHOOK_SECRET": ("old", SECRET)}
 
     def test_a_signed_update_is_taken_from_anywhere(self, client):
-        body = json.dumps(message()).encode()
         for secret in ("old", SECRET):
-            answer = post(client, body, signed(body, secret), environ_base={"REMOTE_ADDR": "192.0.2.1"})
+            answer = post(client, BODY, signed(BODY, secret), environ_base={"REMOTE_ADDR": "192.0.2.1"})
             assert answer.data == b"OK"
 
     @pytest.mark.parametrize(
@@ -100,20 +89,14 @@ class TestSigned:
             {},
             {"X-Webhook-Timestamp": str(int(NOW))},
             {"X-Webhook-Signature": "sha256=" + "0" * 64},
-            {"X-Webhook-Timestamp": str(int(NOW)), "X-Webhook-Signature": "sha256=" + "0" * 64},
-            {"X-Webhook-Timestamp": "\xff", "X-Webhook-Signature": "\xe9" * 64},
+            signed(BODY, "another secret"),
+            [*signed(BODY).items(), ("X-Webhook-Signature", signed(BODY)["X-Webhook-Signature"])],
         ],
+        ids=["unsigned", "no signature", "no timestamp", "another secret", "two signatures"],
     )
     def test_401_for_what_is_not_signed_even_from_this_machine(self, app, client, headers):
-        answer = post(client, message(), headers)
-        assert answer.status_code == 401
-        assert "ignature" in answer.json["error"] or "Timestamp" in answer.json["error"]
+        assert post(client, BODY, headers).status_code == 401
         assert kept(app) == []
-
-    def test_401_for_two_signatures(self, client):
-        body = json.dumps(message()).encode()
-        both = [*signed(body).items(), ("X-Webhook-Signature", signed(body)["X-Webhook-Signature"])]
-        assert post(client, body, both).status_code == 401
 
     def test_401_before_400(self, client):
         assert post(client, b"{").status_code == 401
@@ -138,28 +121,18 @@ class TestSigned:
     def test_the_freshness_check_can_be_turned_off(self, app, client, clock):
         app.config["WEBHOOK_TOLERANCE"] = 0
         clock.now += 10**6
-        body = json.dumps(message()).encode()
-        assert post(client, body, signed(body)).data == b"OK"
+        assert post(client, BODY, signed(BODY)).data == b"OK"
 
 
-class TestUnsigned:
-    def test_without_a_secret_only_this_machine_may_post(self, client):
-        for elsewhere in (
-            {"environ_base": {"REMOTE_ADDR": "192.0.2.1"}},
-            {"headers": {"X-Forwarded-For": "192.0.2.1"}},
-            {"headers": {"X-Real-IP": "127.0.0.1"}},
-            {"headers": {"Forwarded": "for=127.0.0.1"}},
-            {"base_url": "https://calls.example.com"},
-            {"headers": {"Origin": "https://a-page-that-is-open.example"}},
-        ):
-            answer = post(client, message(), **elsewhere)
-            assert answer.status_code == 401
-            assert "WEBHOOK_SECRET" in answer.json["error"]
-        assert post(client, message()).data == b"OK"
-
-    def test_unless_unsigned_updates_are_allowed(self, app, client):
-        app.config["ALLOW_UNSIGNED"] = True
-        assert post(client, message(), environ_base={"REMOTE_ADDR": "192.0.2.1"}).data == b"OK"
+def test_without_a_secret_only_this_machine_may_post_unless_unsigned_updates_are_allowed(app, client):
+    elsewhere = {"environ_base": {"REMOTE_ADDR": "192.0.2.1"}}
+    for options in (elsewhere, {"headers": {"Origin": "https://a-page-that-is-open.example"}}):
+        answer = post(client, BODY, **options)
+        assert answer.status_code == 401
+        assert "WEBHOOK_SECRET" in answer.json["error"]
+    assert post(client, BODY).data == b"OK"
+    app.config["ALLOW_UNSIGNED"] = True
+    assert post(client, BODY, **elsewhere).data == b"OK"
 
 
 class TestRefused:
@@ -170,23 +143,18 @@ class TestRefused:
         assert "1048576" in answer.json["error"]
 
     def test_a_body_of_1_mib_is_not_too_large(self, client):
-        body = json.dumps(message()).encode()
-        assert post(client, body + b" " * (1024 * 1024 - len(body))).data == b"OK"
+        assert post(client, BODY.ljust(1024 * 1024)).data == b"OK"
 
-    @pytest.mark.parametrize(
-        "body",
-        [b"", b"{", b"\xff", b"\xef\xbb\xbf{}", "{}".encode("utf-16"), b'{"a":NaN}', b'{"a":1e400}', b"[" * 100_000],
-    )
-    def test_400_for_what_is_not_json(self, client, body):
-        answer = post(client, body)
-        assert answer.status_code == 400
-        assert "JSON" in answer.json["error"]
-
-    @pytest.mark.parametrize("body", [[1], b"null", b"5", b'"x"', {}, {"message": None}, {"message": {"type": 5}}])
+    @pytest.mark.parametrize("body", [b"null", b"5", b'"x"', [1], {}, {"message": []}, {"message": None}])
     def test_422_for_json_that_is_no_message(self, client, body):
         answer = post(client, body)
         assert answer.status_code == 422
-        assert answer.json["fields"]
+        assert list(answer.json["fields"]) == ["message"]
+
+    def test_422_for_a_type_that_is_no_text(self, client):
+        answer = post(client, {"message": {"type": 5}})
+        assert answer.status_code == 422
+        assert "message.type" in answer.json["fields"]
 
     def test_422_names_every_wrong_field_and_logs_the_message_without_the_assistant(self, app, client, caplog):
         document = payload("ended_with_assistant")
@@ -213,27 +181,6 @@ class TestRefused:
         assert "assistant" not in record.update
         (tmp_path / "calls.db").unlink()
         assert post(client, payload("ended_with_assistant")).data == b"OK"
-
-
-def test_duplicate_keys_the_last_wins(app, client):
-    body = json.dumps(message()).encode().replace(b'"id": "call-1"', b'"id": "first", "id": "call-1"')
-    assert post(client, body).data == b"OK"
-    assert kept(app) == [("call-1", "in-progress")]
-
-
-def test_lone_surrogates_in_texts_are_kept_readable(app, client):
-    fields = {"error": "x\ud800", "assistant": {"metadata": {"\ud800": "\ud800\0"}}}
-    assert post(client, message("ended-with-error", **fields)).data == b"OK"
-    [one] = updates.since(app.extensions["store"])
-    assert json.loads(one.message)["message"]["error"] == "x?"
-
-
-def test_a_nul_in_a_name_is_left_out(app, client):
-    fields = {"phone_number": {"number": "+31850835037", "name": "Front\0 desk"}, "customer": {"number": "\0"}}
-    assert post(client, message(error="\0x", **fields)).data == b"OK"
-    [one] = updates.since(app.extensions["store"])
-    kept = json.loads(one.message)["message"]
-    assert (kept["phone_number"]["name"], kept["customer"]["number"], kept["error"]) == ("Front desk", "", "x")
 
 
 def test_nothing_of_the_assistant_but_metadata_is_kept_or_logged(app, client, caplog, tmp_path):
