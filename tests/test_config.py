@@ -2,39 +2,19 @@
 
 import pytest
 
-import config
 import stores
-from config import load_config
-from startup import on_and_off, warnings
+from config import SETTINGS, load_config
+from startup import warnings
 
 SAFE = {"WEBHOOK_SECRET": "old, secret", "DASHBOARD_PASSWORD": "password"}
 
 
-def test_without_any_setting_everything_has_its_default():
-    loaded = load_config({})
-    assert {name: loaded[name] for name in config.SETTINGS} == {
-        "WEBHOOK_SECRET": (),
-        "ALLOW_UNSIGNED": False,
-        "WEBHOOK_TOLERANCE": 300,
-        "SQLITE_PATH": "instance/calls.db",
-        "DATABASE_URL": None,
-        "REDIS_URL": None,
-        "REDIS_TLS_VERIFY": True,
-        "CRM_WEBHOOK_URL": None,
-        "CRM_TOKEN": None,
-        "SLACK_WEBHOOK_URL": None,
-        "ALERT_INTERVAL": 60,
-        "DASHBOARD_PASSWORD": None,
-        "PROVIDER_API_KEY": None,
-        "PROVIDER_API_URL": "https://api.hmsovereign.com/api/v1",
-        "RETENTION_DAYS": 30,
-    }
-
-
 def test_blanks_are_stripped_and_empty_is_unset():
-    loaded = load_config({name: "  " for name in config.SETTINGS} | {"CRM_TOKEN": " token\n"})
-    assert loaded["CRM_TOKEN"] == "token"
-    assert loaded["RETENTION_DAYS"] == 30
+    loaded = load_config(dict.fromkeys(SETTINGS, "  ") | {"CRM_TOKEN": " token\n"})
+    assert {name: loaded[name] for name in SETTINGS} == {
+        **{name: default for name, (_, default) in SETTINGS.items()},
+        "CRM_TOKEN": "token",
+    }
 
 
 def test_secrets_are_separated_by_commas_and_stay_texts():
@@ -50,48 +30,23 @@ def test_a_database_url_is_taken_as_it_is(scheme, rest):
     assert "#" not in stores.create(loaded).server
 
 
-@pytest.mark.parametrize("url", ["sqlite:///calls.db", "instance/calls.db", "/data/calls.db", "mysql://db/calls"])
-def test_where_a_file_is_meant_it_names_the_setting_for_files(url):
-    with pytest.raises(SystemExit, match="DATABASE_URL must start with postgres:.*SQLITE_PATH"):
-        load_config({"DATABASE_URL": url})
-
-
 @pytest.mark.parametrize("url", ["redis://:pass%23@redis:6379/1", "rediss://u:p@redis", "unix:///run/redis.sock?db=1"])
 def test_a_redis_url_is_taken_as_it_is(url):
     assert load_config({"REDIS_URL": url})["REDIS_URL"] == url
 
 
-@pytest.mark.parametrize(
-    ("name", "url"),
-    [
-        ("REDIS_URL", "redis://:hush#pass@redis:6379"),
-        ("DATABASE_URL", "postgresql://u:hush@db/calls?no_such_option=1"),
-        ("DATABASE_URL", "mysql://u:hush@db/calls"),
-    ],
-)
-def test_a_refused_url_is_not_shown(name, url):
-    with pytest.raises(SystemExit) as caught:
-        load_config({name: url})
-    assert "hush" not in str(caught.value)
-
-
-EPHEMERAL = SAFE | {"DYNO": "web.1"}
-
-
-@pytest.mark.parametrize("environ", [EPHEMERAL, {"RENDER": "true"}, {"FLY_APP_NAME": "x"}])
+@pytest.mark.parametrize("environ", [SAFE | {"DYNO": "web.1"}, {"RENDER": "true"}, {"FLY_APP_NAME": "x"}])
 def test_redis_alone_on_a_disk_that_is_lost_ends_the_start_in_one_line(environ):
     redis = {"REDIS_URL": "redis://redis:6379"}
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(SystemExit, match=r"^.*set DATABASE_URL.*\Z"):
         load_config(environ | redis)
-    assert "set DATABASE_URL" in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert load_config(environ | redis | {"DATABASE_URL": "postgres://db/calls"})["REDIS_URL"] == redis["REDIS_URL"]
-    assert load_config(redis)["REDIS_URL"] == redis["REDIS_URL"]
+    for others in ({}, environ | {"DATABASE_URL": "postgres://db/calls"}):
+        assert load_config(others | redis)["REDIS_URL"] == redis["REDIS_URL"]
 
 
-@pytest.mark.parametrize(("text", "value"), [("true", True), ("1", True), ("Yes", True), ("off", False), ("0", False)])
-def test_a_flag_is_true_or_false(text, value):
-    assert load_config({"ALLOW_UNSIGNED": text})["ALLOW_UNSIGNED"] is value
+def test_a_flag_is_true_or_false():
+    flags = {"true": True, "1": True, "Yes": True, "off": False, "0": False}
+    assert {text: load_config({"ALLOW_UNSIGNED": text})["ALLOW_UNSIGNED"] for text in flags} == flags
 
 
 @pytest.mark.parametrize(
@@ -107,10 +62,13 @@ def test_a_flag_is_true_or_false(text, value):
         ("DATABASE_URL", "postgres://db:port/calls"),
         ("DATABASE_URL", "postgres://db:0/calls"),
         ("DATABASE_URL", "postgres://a:5432,b:99999/calls"),
-        ("DATABASE_URL", "postgres://db/calls?no_such_option=1"),
-        ("DATABASE_URL", "postgres://u:two words@db/calls"),
+        ("DATABASE_URL", "instance/calls.db"),
+        ("DATABASE_URL", "mysql://u:hush@db/calls"),
+        ("DATABASE_URL", "postgres://u:hush@db/calls?no_such_option=1"),
+        ("DATABASE_URL", "postgres://u:hush two@db/calls"),
         ("REDIS_URL", "redis.example.com:6379"),
         ("REDIS_URL", "https://redis.example.com"),
+        ("REDIS_URL", "redis://:hush#pass@redis:6379"),
         ("REDIS_URL", "redis://redis.example.com/0?no_such_option=1"),
         ("REDIS_TLS_VERIFY", "none"),
         ("CRM_WEBHOOK_URL", "crm.example.com/hook"),
@@ -119,21 +77,19 @@ def test_a_flag_is_true_or_false(text, value):
         ("CRM_WEBHOOK_URL", "https://[bad"),
         ("CRM_WEBHOOK_URL", "https://crm.example.com:99999/"),
         ("SLACK_WEBHOOK_URL", "https://hooks.slack.com/a b"),
-        ("CRM_TOKEN", "two words"),
+        ("CRM_TOKEN", "hush two"),
         ("CRM_TOKEN", "t\u00f6ken"),
     ],
 )
-def test_nonsense_is_refused_in_one_line_that_names_the_setting(name, text):
-    with pytest.raises(SystemExit) as caught:
+def test_nonsense_is_refused_in_one_line_that_names_the_setting_and_shows_no_secret(name, text):
+    with pytest.raises(SystemExit, match=rf"^{name} must .*\Z") as caught:
         load_config({name: text})
-    assert str(caught.value).startswith(f"{name} must be ")
-    assert "\n" not in str(caught.value)
+    assert "hush" not in str(caught.value)
 
 
-def test_what_is_on_and_off_is_told_without_any_value():
-    on, off = on_and_off(load_config({"WEBHOOK_SECRET": "hush", "SQLITE_PATH": "x"}))
-    assert on == ["WEBHOOK_SECRET"]
-    assert "CRM_WEBHOOK_URL" in off and "SQLITE_PATH" not in off
+def test_where_a_file_is_meant_it_names_the_setting_for_files():
+    with pytest.raises(SystemExit, match="DATABASE_URL must start with postgres:.*SQLITE_PATH"):
+        load_config({"DATABASE_URL": "sqlite:///calls.db"})
 
 
 @pytest.mark.parametrize(
@@ -154,9 +110,7 @@ def test_what_is_on_and_off_is_told_without_any_value():
     ],
 )
 def test_it_warns_of_what_a_deployment_should_not_stay_without(environ, words):
-    found = warnings(load_config(environ))
-    assert len(found) == len(words)
-    for sentence, word in zip(found, words, strict=True):
+    for sentence, word in zip(warnings(load_config(environ)), words, strict=True):
         assert word in sentence
 
 

@@ -38,25 +38,21 @@ def test_phone_numbers_are_masked(text, masked):
 
 
 def record(event="update", exc_info=None, **extra):
-    made = logging.LogRecord("x", logging.WARNING, "x.py", 1, event, (), exc_info)
-    made.__dict__.update(extra)
-    return made
+    return logging.makeLogRecord({"levelname": "WARNING", "msg": event, "exc_info": exc_info, **extra})
 
 
 def test_a_line_of_the_log_is_one_json_object():
-    line = JsonLines().format(record(call_id="call-_+31612345678", status="ended", fields={"customer": "+31612345678"}))
-    assert json.loads(line).keys() == {"time", "level", "event", "call_id", "status", "customer"}
-    assert "\n" not in line
-    assert "12345" not in line
+    line = JsonLines().format(record(call_id="call-_+31612345678", status="ended", fields={"text": "two\nlines"}))
+    assert json.loads(line).keys() == {"time", "level", "event", "call_id", "status", "text"}
+    assert "\n" not in line and "12345" not in line
 
 
 @pytest.mark.parametrize("number", ["06-12 34 56 78", "612345", "tel 06 1234-5678", "٠١٢٣٤٥٦٧٨", "(020) 123 45 67"])
 @pytest.mark.parametrize("formatter", [JsonLines(), Readable()])
 def test_fields_that_are_numbers_are_masked_however_they_are_written(formatter, number):
-    for field in ("line", "customer"):
-        line = formatter.format(record(fields={field: number, "ms": 1234567890123}))
-        assert number not in line and json.dumps(number)[1:-1] not in line
-        assert "***" in line and "1234567890123" in line
+    line = formatter.format(record(fields={"line": number, "customer": number, "ms": 1234567890123}))
+    assert number not in line and json.dumps(number)[1:-1] not in line
+    assert line.count("***") == 2 and "1234567890123" in line
 
 
 def test_a_traceback_is_part_of_the_line_and_masked():
@@ -72,8 +68,8 @@ def test_a_traceback_is_part_of_the_line_and_masked():
 def test_a_message_for_import_is_json_and_unmasked_and_nothing_else_is(formatter):
     original = message("ended", "call-_+31612345678")["message"]
     line = formatter.format(record("not kept", update=original, fields={"error": "+31612345678"}))
-    assert json.loads(line)["message"] == original
-    assert json.loads(line)["error"] == "+316***78"
+    found = json.loads(line)
+    assert (found["message"], found["error"]) == (original, "+316***78")
 
 
 def test_on_a_terminal_lines_are_readable_and_no_callers_text_can_forge_one():

@@ -1,6 +1,7 @@
 """How refused updates are counted."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
 
@@ -10,6 +11,7 @@ from stores.records import RefusalCount
 from tests.conftest import NOW, SECRET, URL, message, signed
 
 BODY = json.dumps(message()).encode()
+FAILS = Mock(side_effect=StoreError("full"))
 
 
 @pytest.fixture
@@ -39,55 +41,45 @@ def post(client, body=BODY, **headers):
 
 
 def test_every_reason_is_counted_by_its_name(app, client, store, flush, monkeypatch):
-    def unreadable(length=None):
-        raise OSError
-
     asked = {
         "unsigned": client.post(URL, data=BODY),
         "malformed X-Webhook-Timestamp": post(client, **{"X-Webhook-Timestamp": "soon"}),
         "malformed X-Webhook-Signature": post(client, **{"X-Webhook-Signature": "sha256=none"}),
-        "wrong signature": client.post(URL, data=BODY, headers=signed(BODY, "another secret")),
-        "stale": client.post(URL, data=BODY, headers=signed(BODY, timestamp=int(NOW - 301))),
+        "wrong signature": post(client, **signed(BODY, "another secret")),
+        "stale": post(client, **signed(BODY, timestamp=int(NOW - 301))),
         "too large": post(client, b" " * 2**21),
         "not JSON": post(client, b"{sender's text"),
         "not a status update": post(client, b'{"message": {"type": "status-update"}}'),
     }
-    with monkeypatch.context() as patch:
-        patch.setattr("flask.Request.get_data", unreadable)
-        asked["the body stopped halfway"] = post(client)
-    app.config["WEBHOOK_SECRET"] = ()
+    app.config |= {"WEBHOOK_SECRET": (), "DASHBOARD_PASSWORD": "hush"}
     asked["no secret is set here"] = client.post(URL, data=BODY, environ_base={"REMOTE_ADDR": "192.0.2.1"})
-    with monkeypatch.context() as patch:
-        patch.setattr("app.dispatch", fail)
-        asked["could not be kept"] = client.post(URL, data=BODY)
-    app.config["DASHBOARD_PASSWORD"] = "hush"
+    monkeypatch.setattr("app.dispatch", FAILS)
+    asked["could not be kept"] = post(client)
+    monkeypatch.setattr("flask.Request.get_data", Mock(side_effect=OSError))
+    asked["the body stopped halfway"] = post(client)
     asked["too many wrong passwords"] = [client.get("/", auth=("", "guess")) for _ in range(11)][-1]
     assert set(asked) == set(REASONS)
-    assert all(answer.json["error"].startswith(reason) for reason, answer in asked.items())
+    for reason, answer in asked.items():
+        assert answer.json["error"].startswith(reason)
     flush()
     assert {(each.reason, each.times) for each in refusal_counts.since(store, 0)} == {(reason, 1) for reason in REASONS}
 
 
-def fail(*args):
-    raise StoreError("full")
-
-
 def test_what_is_no_update_is_not_counted(client, store, flush):
-    client.get("/")
-    client.get("/wp-login.php")
-    client.get(URL)
+    for path in ("/", "/wp-login.php", URL):
+        client.get(path)
     flush()
     assert refusal_counts.since(store, 0) == []
 
 
 def test_a_flood_is_one_write_a_second(client, store, clock, flush, monkeypatch):
-    writes, add = [], refusal_counts.add
-    monkeypatch.setattr(refusal_counts, "add", lambda db, found: (writes.append(1), add(db, found)))
+    write = Mock(wraps=refusal_counts.add)
+    monkeypatch.setattr(refusal_counts, "add", write)
     for _ in range(10):
         for _ in range(20):
             client.post(URL, data=BODY)
         clock.now += FLUSH_EVERY / 4
-    assert len(writes) == 3
+    assert write.call_count == 3
     assert refusal_counts.since(store, 0) == [RefusalCount("unsigned", 161, NOW + 2)]
     flush()
     assert refusal_counts.since(store, 0) == [RefusalCount("unsigned", 200, NOW + 9 / 4)]
@@ -95,7 +87,7 @@ def test_a_flood_is_one_write_a_second(client, store, clock, flush, monkeypatch)
 
 def test_what_the_store_does_not_take_is_counted_later(client, store, clock, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(refusal_counts, "add", fail)
+        patch.setattr(refusal_counts, "add", FAILS)
         assert client.post(URL, data=BODY).status_code == 401
     clock.now += FLUSH_EVERY
     client.post(URL, data=BODY)

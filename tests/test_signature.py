@@ -4,33 +4,24 @@ from signature import FORWARDED, InvalidSignature, is_local, sign, verify
 from tests.conftest import SECRET
 
 NOW = 1_700_000_000
+SIGNED = sign(SECRET, NOW, b"{}")
 
 
-def check(body=b"{}", *, secrets=(SECRET,), timestamp=str(NOW), signature=None, now=NOW, tolerance=300):
-    signature = sign(SECRET, NOW, body) if signature is None else signature
-    verify(secrets, timestamp, signature, body, now=now, tolerance=tolerance)
+def check(body=b"{}", *, timestamp=str(NOW), signature=SIGNED, now=NOW, tolerance=300):
+    verify([SECRET], timestamp, signature, body, now=now, tolerance=tolerance)
 
 
 @pytest.mark.parametrize(
     ("body", "digest"),
     [
-        (b'{"a":1}', "13349242cfe1472819b5990abe25032a94ef87791e2b954e883063c6c0200856"),
-        (b"{}", "ab6c7a3d21ea2aadd05c14de17ecc4ec2e6be6309a2f7be4515f319b2aee8f3e"),
         (b'{"message":{"type":"status-update"}}', "09a6634fdc9688fdc77b1b2997e7d4abbeef50439bee0292c555d21be39b1675"),
+        (b"\xff\xfe", "8f1db44da8edae03818c73d3390d3e3728209f9320ef3360f5172cffa152249c"),  # no UTF-8
     ],
 )
 def test_it_signs_and_takes_what_the_provider_signs(body, digest):
     assert sign(SECRET, NOW, body) == f"sha256={digest}"
     check(body, signature=f"sha256={digest}")
     check(body, signature=digest)
-
-
-def test_it_takes_any_of_several_secrets():
-    check(secrets=("another", SECRET))
-
-
-def test_it_signs_bytes_that_are_not_utf_8():
-    check(b"\xff\xfe")
 
 
 @pytest.mark.parametrize("timestamp", [None, "", "now", "1e9", "-1", "17000000\uff10\uff10", f"{NOW}, {NOW}", "9" * 13])
@@ -40,17 +31,17 @@ def test_it_refuses_a_missing_or_malformed_timestamp(timestamp):
 
 
 @pytest.mark.parametrize(
-    "signature", ["", "sha256=", "sha1=" + "0" * 40, "\xe9" * 64, "0" * 65, "0" * 64 + ",", "\uff10" * 64]
+    "signature", [None, "", "sha256=", "sha1=" + "0" * 40, "\xe9" * 64, "0" * 65, "0" * 64 + ",", "\uff10" * 64]
 )
 def test_it_refuses_a_missing_or_malformed_signature(signature):
     with pytest.raises(InvalidSignature, match="Signature"):
         check(signature=signature)
 
 
-def test_it_refuses_a_signature_by_another_secret_or_of_another_body_or_time():
+def test_it_refuses_a_signature_by_another_secret_or_of_another_body_or_time_and_never_calls_it_stale():
     for wrong in (sign("other", NOW, b"{}"), sign(SECRET, NOW, b"[]"), sign(SECRET, NOW + 1, b"{}")):
-        with pytest.raises(InvalidSignature, match="wrong"):
-            check(signature=wrong)
+        with pytest.raises(InvalidSignature, match="wrong signature"):
+            check(signature=wrong, now=0)
 
 
 @pytest.mark.parametrize("now", [NOW - 301, NOW + 301])
@@ -58,12 +49,6 @@ def test_it_refuses_a_stale_timestamp_in_either_direction(now):
     with pytest.raises(InvalidSignature, match="stale"):
         check(now=now)
     check(now=now, tolerance=0)
-
-
-def test_a_wrong_signature_is_never_called_stale():
-    with pytest.raises(InvalidSignature) as caught:
-        check(signature="0" * 64, now=0)
-    assert caught.value.reason == "wrong signature"
 
 
 LOCAL = {"SERVER_SOFTWARE": "Werkzeug/3.1", "REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "localhost"}
@@ -86,7 +71,6 @@ def test_a_request_from_this_machine_is_local(peer, host):
         {"SERVER_SOFTWARE": "gunicorn/27.0.1"},
         {"SERVER_SOFTWARE": ""},
         *({name: ""} for name in FORWARDED),
-        *({name: "127.0.0.1"} for name in FORWARDED),
     ],
 )
 def test_a_request_under_gunicorn_through_a_proxy_or_for_another_host_is_not_local(environ):
