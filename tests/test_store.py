@@ -24,6 +24,13 @@ def record(db, *args, handlers=HANDLERS, lease=LEASE, failed=(), **fields):
     return updates.record(db, update(*args, **fields), handlers, lease, failed)
 
 
+def settled(db, *outcomes, lease=LEASE, **fields):
+    """The id of an update that was kept, and of whose jobs this became."""
+    update_id = record(db, lease=lease, **fields)
+    jobs.settle(db, (update_id, lease, outcomes))
+    return update_id
+
+
 def jobs_of(db, call_id="call-1"):
     return {job.handler: job for stored in updates.of_call(db, call_id) for job in stored.jobs}
 
@@ -36,55 +43,42 @@ def done(handler):
     return Job(handler, "done", None, 1)
 
 
-def failing(handler="update_crm", due_at=NOW + 30, attempts=1, error="answered 500"):
-    return Job(handler, "pending", due_at, attempts, NOW, error)
+def failing(handler="update_crm", due_at=NOW + 30, error="answered 500"):
+    return Job(handler, "pending", due_at, 1, NOW, error)
 
 
-def failed(handler="update_crm", error="answered 404"):
-    return Job(handler, "failed", None, 1, NOW, error, NOW)
+def failed(handler="update_crm"):
+    return Job(handler, "failed", None, 1, NOW, "answered 404", NOW)
 
 
 class TestUpdates:
-    def test_it_keeps_an_update_once(self, store, clock):
-        assert record(store)
+    def test_it_keeps_an_update_once_and_a_repeat_changes_nothing_of_it(self, store, clock):
+        settled(store, *map(done, HANDLERS))
         assert record(store, timestamp="2026-01-01T00:00:00Z") is None
         clock.now += 1
         assert record(store, "ended")
         first, second = updates.since(store)
         assert (first.call_id, first.status, first.received_at, first.kept_at) == ("call-1", "in-progress", NOW, NOW)
         assert json.loads(first.message) == dump(update())
-        assert first.load() == update()
+        assert (first.load(), first.jobs) == (update(), ())
         assert (second.status, second.kept_at) == ("ended", NOW + 1)
-
-    def test_a_repeat_changes_no_job(self, store):
-        jobs.settle(store, (record(store), LEASE, [*map(done, HANDLERS)]))
-        record(store)
-        assert jobs_of(store) == {}
 
     def test_they_are_paged_in_the_order_they_were_kept_whatever_the_clocks_say(self, store, clock, monkeypatch):
         monkeypatch.setattr(updates, "PAGE", 3)
-        for index in range(10):
-            clock.now = NOW - index
-            record(store, call_id=f"call-{index}", received_at=NOW - index)
-        assert [stored.call_id for stored in updates.since(store)] == [f"call-{index}" for index in range(10)]
-        assert [stored.call_id for stored in updates.since(store, NOW - 1)] == ["call-0", "call-1"]
-        assert updates.latest(store) == NOW
+        kept = [f"status {letter}" for letter in "jihgfedcba"]
+        for status in kept:
+            record(store, status, received_at=clock.now)
+            clock.now -= 1
+        assert [stored.status for stored in updates.since(store)] == kept
+        assert [stored.status for stored in updates.of_call(store, "call-1")] == kept
+        assert [stored.status for stored in updates.since(store, NOW - 1)] == kept[:2]
+        assert (updates.latest(store), updates.count(store)) == (NOW, 10)
 
     def test_what_is_kept_is_there_after_a_restart(self, store):
         record(store)
         store.close()
         assert [stored.call_id for stored in updates.since(store)] == ["call-1"]
         assert [call.id for call in calls.active(store)] == ["call-1"]
-
-    def test_one_without_handlers_is_kept(self, store):
-        assert record(store, handlers=())
-        assert [stored.jobs for stored in updates.since(store)] == [()]
-
-    def test_those_of_a_call_are_in_the_order_they_were_kept_whatever_the_clocks_say(self, store, clock):
-        for index, status in enumerate(("ringing", "ended", "in-progress")):
-            clock.now = NOW - index
-            record(store, status, received_at=NOW - index)
-        assert [stored.status for stored in updates.of_call(store, "call-1")] == ["ringing", "ended", "in-progress"]
 
     def test_one_is_found_by_its_id_which_no_other_ever_gets(self, store):
         gone = record(store, call_id="gone")
@@ -98,14 +92,6 @@ class TestUpdates:
     def test_checking_keeps_nothing(self, store):
         store.check()
         assert (updates.latest(store), updates.count(store)) == (None, 0)
-        record(store, received_at=NOW - 5)
-        record(store, "ended", received_at=NOW - 9)
-        store.check()
-        assert (updates.latest(store), updates.count(store)) == (NOW - 5, 2)
-
-
-SURROGATE = "a\ud800b"
-NUL = "a\0b"
 
 
 class TestTexts:
@@ -135,30 +121,27 @@ class TestTexts:
         assert locks.acquire(store, text, 60) == 0
         assert retention.forget(store, text) == {"calls": 1, "updates": 1, "jobs": 1}
 
-    @pytest.mark.parametrize("text", ["a\tb\n\u00e9\U0001f4de\x7f/\\\"'", "\x1b[31m", "\u2028"])
-    def test_control_characters_are_kept(self, store, text):
-        one = update("ended", phone_number={"name": text, "number": text}, error=text)
-        updates.record(store, one, ())
-        assert updates.of_call(store, "call-1")[0].load() == one
-        assert calls.get(store, "call-1").error == text
-
-    @pytest.mark.parametrize(("text", "kept"), [(NUL, "ab"), (SURROGATE, "a?b")])
-    def test_nuls_and_lone_surrogates_are_kept_in_metadata_only(self, store, text, kept):
+    @pytest.mark.parametrize(
+        ("text", "kept"),
+        [
+            ("a\0b", "ab"),
+            ("a\ud800b", "a?b"),
+            *((text, text) for text in ("a\tb\n\u00e9\U0001f4de\x7f/\\\"'", "\x1b[31m", "\u2028")),
+        ],
+    )
+    def test_control_characters_are_kept_but_nuls_and_lone_surrogates_only_in_metadata(self, store, text, kept):
+        fields = {name: {"number": text, "name": text} for name in ("customer", "phone_number")}
         metadata = {"note": text, text: [text]}
-        one = update("ended-with-error", error=text, customer={"number": text}, assistant={"metadata": metadata})
+        one = update("ended-with-error", error=text, assistant={"metadata": metadata}, **fields)
         updates.record(store, one, ())
-        [stored] = updates.since(store)
-        assert stored.load() == one
-        assert stored.load().metadata == metadata
+        [stored] = updates.of_call(store, "call-1")
+        assert (stored.load(), stored.load().metadata) == (one, metadata)
         call = calls.get(store, "call-1")
-        assert (call.error, call.customer) == (kept, kept)
+        assert (call.error, call.customer, call.line_name) == (kept,) * 3
+        settled(store, failing(error=text))  # whatever a service answered can be why a job was not done
+        assert jobs_of(store)["update_crm"] == failing(error=kept)
 
-    @pytest.mark.parametrize(("text", "kept"), [(NUL, "ab"), (SURROGATE, "a?b")])
-    def test_whatever_a_service_answered_can_be_why_a_job_was_not_done(self, store, text, kept):
-        jobs.settle(store, (record(store), LEASE, [failing(error=text), done("log_event")]))
-        assert jobs_of(store) == {"update_crm": failing(error=kept)}
-
-    @pytest.mark.parametrize("text", [NUL, SURROGATE])
+    @pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
     def test_what_can_be_no_id_is_not_found(self, store, text):
         record(store)
         assert calls.get(store, text) is None
@@ -194,28 +177,20 @@ def racing_store(store_settings):
 
 
 class TestJobs:
-    def test_a_recorded_update_has_a_leased_job_for_each_handler(self, store):
-        record(store)
-        assert jobs_of(store) == {name: leased(name) for name in HANDLERS}
-        assert jobs.lease_next(store, "update_crm", LEASE - 1, LEASE + 60) is None
-
-    def test_settling_removes_what_is_done_at_once_and_writes_what_is_not(self, store):
-        jobs.settle(store, (record(store), LEASE, [done("log_event"), failing()]))
-        assert jobs_of(store) == {"update_crm": failing()}
-
     def test_what_was_done_later_keeps_when_and_at_which_attempt(self, store):
-        update_id = record(store)
-        jobs.settle(store, (update_id, LEASE, [done("log_event"), failing(due_at=NOW)]))
-        _, job = jobs.lease_next(store, "update_crm", NOW, LEASE)
+        update_id = settled(store, done("log_event"), failing(due_at=NOW))
+        assert jobs_of(store) == {"update_crm": failing(due_at=NOW)}
+        jobs.lease_next(store, "update_crm", NOW, LEASE)
         late = Job("update_crm", "done", None, 2, NOW, "answered 500", NOW + 30)
-        jobs.settle(store, (update_id, job.due_at, [late]))
+        jobs.settle(store, (update_id, LEASE, [late]))
         assert jobs_of(store) == {"update_crm": late}
         assert jobs.backlog(store) == []
-        assert jobs.count_done(store, "update_crm", NOW + 30) == 1
-        assert jobs.count_done(store, "update_crm", NOW + 31) == 0
+        assert [jobs.count_done(store, "update_crm", NOW + seconds) for seconds in (30, 31)] == [1, 0]
 
     def test_a_lease_that_ran_out_is_taken_by_another_and_fences_the_first(self, store):
         update_id = record(store)
+        assert jobs_of(store) == {name: leased(name) for name in HANDLERS}
+        assert jobs.lease_next(store, "update_crm", LEASE - 1, LEASE + 60) is None
         stored, job = jobs.lease_next(store, "update_crm", LEASE, LEASE + 60)
         assert (stored.load(), job) == (update(), leased("update_crm", LEASE + 60))
         jobs.settle(store, (update_id, LEASE, [failing(error="too late")]))
@@ -223,52 +198,31 @@ class TestJobs:
         jobs.settle(store, (update_id, LEASE, [done("update_crm")]))
         assert "update_crm" not in jobs_of(store)
 
-    def test_the_job_due_longest_is_leased_first_and_only_of_that_handler(self, store):
-        for call_id, due_at in (("b", NOW - 1), ("a", NOW - 2), ("c", NOW + 1)):
-            jobs.settle(store, (record(store, call_id=call_id), LEASE, [failing(due_at=due_at)]))
-        found = [jobs.lease_next(store, "update_crm", NOW, LEASE) for _ in range(3)]
-        assert [stored.call_id for stored, _ in found[:2]] == ["a", "b"]
-        assert found[2] is None
+    def test_the_job_due_longest_then_that_kept_first_is_leased_first_and_only_of_that_handler(self, store):
+        for call_id, due_at in (("b", NOW - 1), ("z", NOW - 2), ("a", NOW - 2), ("m", NOW - 2), ("c", NOW + 1)):
+            settled(store, failing(due_at=due_at), call_id=call_id)
+        for call_id in "zamb":
+            assert jobs.lease_next(store, "update_crm", NOW, LEASE)[0].call_id == call_id
+        assert jobs.lease_next(store, "update_crm", NOW, LEASE) is None
         assert jobs_of(store, "a")["log_event"] == leased("log_event")
 
-    def test_of_those_due_at_once_the_one_kept_first_is_leased_first(self, store):
-        for call_id in ("z", "a", "m"):
-            record(store, call_id=call_id, lease=None)
-        found = [jobs.lease_next(store, "update_crm", NOW, LEASE) for _ in range(3)]
-        assert [stored.call_id for stored, _ in found] == ["z", "a", "m"]
-
-    def test_what_failed_is_never_leased_and_can_be_retried(self, store):
-        jobs.settle(store, (record(store), LEASE, [done("log_event"), failed()]))
+    def test_what_failed_is_never_leased_and_can_be_retried_while_the_rest_is_leased(self, store):
+        settled(store, failed())
         assert jobs.lease_next(store, "update_crm", NOW * 2, LEASE) is None
         assert jobs.retry_now(store) == 0
         assert jobs.retry_now(store, failed=True) == 1
+        assert jobs_of(store)["log_event"] == leased("log_event")
         _, job = jobs.lease_next(store, "update_crm", NOW, LEASE)
         assert (job.attempts, job.first_tried_at, job.error) == (0, None, "answered 404")
 
     def test_retrying_leaves_alone_what_is_leased_and_what_it_was_not_asked_for(self, store):
-        for call_id in ("leased", "other", "asked"):
-            update_id = record(store, call_id=call_id)
-            if call_id != "leased":
-                jobs.settle(store, (update_id, LEASE, [failing(name, NOW + 3600) for name in HANDLERS]))
+        record(store, call_id="leased")
+        for call_id in ("other", "asked"):
+            settled(store, *(failing(name, NOW + 3600) for name in HANDLERS), call_id=call_id)
         assert jobs.retry_now(store, call_id="asked", handler="update_crm") == 1
         assert jobs_of(store, "asked")["update_crm"] == failing(due_at=NOW)
         assert jobs.retry_now(store) == 4
         assert set(jobs_of(store, "leased").values()) == {leased(name) for name in HANDLERS}
-
-    def test_retrying_leaves_alone_what_was_leased_anew(self, store, clock):
-        record(store, lease=None)
-        jobs.lease_next(store, "update_crm", NOW, LEASE)
-        clock.now += 1
-        assert jobs.retry_now(store) == 1
-        assert jobs_of(store)["update_crm"] == leased("update_crm")
-
-    def test_what_was_recorded_as_failed_can_be_retried_while_the_rest_is_leased(self, store):
-        record(store, handlers=["log_event"], failed=["update_crm"])
-        assert jobs.retry_now(store, failed=True) == 1
-        assert jobs_of(store) == {
-            "log_event": leased("log_event"),
-            "update_crm": Job("update_crm", "pending", NOW),
-        }
 
     def test_jobs_can_be_recorded_as_due_and_as_failed(self, store):
         record(store, handlers=["log_event"], failed=["update_crm"], lease=None)
@@ -281,59 +235,46 @@ class TestJobs:
 
     def test_the_backlog_has_the_oldest_update_the_last_error_and_the_next_try(self, store):
         for call_id, received_at in (("a", NOW - 90), ("b", NOW - 50)):
-            update_id = record(store, call_id=call_id, received_at=received_at)
             job = failing(due_at=received_at + 99, error=f"error {call_id}")
-            jobs.settle(store, (update_id, LEASE, [done("log_event"), job]))
+            settled(store, done("log_event"), job, call_id=call_id, received_at=received_at)
         [crm] = jobs.backlog(store)
         assert (crm.handler, crm.pending, crm.failed) == ("update_crm", 2, 0)
         assert (crm.oldest, crm.error, crm.due_at) == (NOW - 90, "error b", NOW + 9)
 
-    def test_work_left_by_a_process_whose_clock_ran_ahead_is_due_once_the_clock_is_right(self, store, clock):
+    def test_only_what_a_process_whose_clock_ran_ahead_left_is_made_due(self, store, clock):
+        settled(store, failing("log_event", NOW + 3600), failed(), call_id="tried")
+        record(store, call_id="leased")
+        right = [jobs_of(store, call_id) for call_id in ("tried", "leased")]
         clock.now += 40 * DAY
-        jobs.settle(store, (record(store, lease=clock.now + 60), clock.now + 60, [failing(due_at=clock.now + 30)]))
+        settled(store, failing(due_at=clock.now + 30), lease=clock.now + 60)
         clock.now = NOW
         assert jobs.reset_far_future(store, 60, 3600) == 2
         assert {job.due_at for job in jobs_of(store).values()} == {NOW}
         assert jobs.lease_next(store, "log_event", NOW, LEASE)
         assert jobs.reset_far_future(store, 60, 3600) == 0
+        assert [jobs_of(store, call_id) for call_id in ("tried", "leased")] == right
 
-    def test_bounding_leaves_alone_what_no_clock_got_wrong(self, store):
-        jobs.settle(store, (record(store, call_id="tried"), LEASE, [failing("log_event", NOW + 3600), failed()]))
-        record(store, call_id="leased")
-        before = [jobs_of(store, call_id) for call_id in ("tried", "leased")]
-        assert jobs.reset_far_future(store, 60, 3600) == 0
-        assert [jobs_of(store, call_id) for call_id in ("tried", "leased")] == before
+    def test_alike_errors_that_a_handler_has_still_to_do_are_found_and_ended_together(self, store):
+        def fail(call_id, *outcomes, error="SIP 486", handlers=("alert", "other")):
+            fields = {"status": "ended-with-error", "call_id": call_id, "error": error}
+            return settled(store, *outcomes, handlers=handlers, **fields)
 
-    def test_only_what_the_handler_has_still_to_do_is_alike(self, store):
-        def fail(call_id, *settled, handler="alert"):
-            update_id = record(store, "ended-with-error", call_id, error="SIP 486", handlers=[handler])
-            jobs.settle(store, (update_id, LEASE, settled))
-            return update_id
-
+        one = update("ended-with-error", "one", error="SIP 1")
+        fail("one", error="SIP 1")
         fail("done", done("alert"))
         fail("done later", Job("alert", "done", None, 2, NOW, "x", NOW))
         fail("failed", failed("alert"))
-        fail("other", handler="update_crm")
+        fail("other", handlers=["other"])
+        fail("else", error="STT failed")
         record(store, "ended", "well", handlers=["alert"])
-        one = update("ended-with-error", "new", error="SIP 1")
         assert jobs.with_same_error(store, "alert", one) == []
-        found = [fail("pending", failing("alert")), fail("leased")]
+        found = [fail("pending", failing("alert")), fail("leased", error="SIP 2")]
         assert jobs.with_same_error(store, "alert", one) == found
         late = fail("late")
         jobs.finish(store, ["alert"], found)
-        assert jobs.with_same_error(store, "alert", one) == [late]
-
-    def test_alike_errors_are_found_and_ended_together(self, store):
-        for number in range(3):
-            record(store, "ended-with-error", f"sip-{number}", error=f"SIP {number}", handlers=["alert", "other"])
-        record(store, "ended-with-error", "else", error="STT failed", handlers=["alert"])
-        done_already = record(store, "ended-with-error", "done", error="SIP 9", handlers=["alert"])
-        jobs.settle(store, (done_already, LEASE, [done("alert")]))
-        found = jobs.with_same_error(store, "alert", update("ended-with-error", "sip-1", error="SIP 1"))
-        assert [updates.by_id(store, each).call_id for each in found] == ["sip-0", "sip-2"]
-        jobs.finish(store, ["alert"], found)
         jobs.finish(store, ["alert"], [])
-        assert {each.handler: each.pending for each in jobs.backlog(store)} == {"alert": 2, "other": 3}
+        assert jobs.with_same_error(store, "alert", one) == [late]
+        assert [{*jobs_of(store, call_id)} for call_id in ("leased", "late")] == [{"other"}, {"alert", "other"}]
 
 
 class TestLocks:
@@ -345,18 +286,13 @@ class TestLocks:
         clock.now += 1
         assert locks.acquire(store, "prune", 60) == 0
         assert locks.ends_at(store, "prune") == clock.now + 60
-        clock.now += 59
-        assert locks.acquire(store, "prune", 60) == pytest.approx(1)
         assert locks.ends_at(store, "nothing") is None
 
-    def test_it_can_be_prolonged_and_let_go(self, store, clock):
+    def test_it_can_be_prolonged_and_let_go_and_one_of_no_seconds_is_anybody_s(self, store):
         locks.hold(store, "report", 60)
         assert locks.acquire(store, "report", 5) == pytest.approx(60)
         locks.hold(store, "report", 0)
-        assert locks.acquire(store, "report", 5) == 0
-
-    def test_one_of_no_seconds_is_anybody_s(self, store):
-        assert [locks.acquire(store, "report", 0) for _ in range(2)] == [0, 0]
+        assert [locks.acquire(store, "report", seconds) for seconds in (0, 0, 5)] == [0, 0, 0]
 
     def test_one_made_by_a_clock_that_ran_ahead_does_not_hold(self, store, clock):
         clock.now += 40 * DAY
@@ -388,12 +324,7 @@ class TestCalls:
         started = track(store, "start")
         assert calls.active(store) == [started]
         assert calls.is_active(store, "call-1") and not calls.is_active(store, "call-1", after=NOW)
-        assert (started.status, started.customer, started.line_name, started.seconds) == (
-            "in-progress",
-            "+31612345678",
-            "HMS Sovereign Demo",
-            None,
-        )
+        assert (started.status, started.line_name, started.seconds) == ("in-progress", "HMS Sovereign Demo", None)
         ended = track(store, "end")
         assert calls.active(store) == [] and not calls.is_active(store, "call-1")
         assert recent(store, 50) == [ended]
@@ -415,11 +346,15 @@ class TestCalls:
         one, other = (calls.get(store, call_id) for call_id in ("one", "other"))
         assert one == replace(other, id="one")
 
-    def test_an_unknown_status_neither_starts_nor_ends_one(self, store):
+    def test_an_unknown_status_neither_starts_nor_ends_one_nor_stands_once_it_has_begun(self, store):
         assert track(store, "ringing").status == "ringing"
         assert calls.active(store) == []
-        assert track(store, "start").status == "in-progress"
-        assert len(calls.active(store)) == 1
+        track(store, "start")
+        record(store, "transferred", received_at=NOW + 9)
+        assert [call.status for call in calls.active(store)] == ["in-progress"]
+        track(store, "end")
+        record(store, "billed", received_at=NOW + 999)
+        assert calls.get(store, "call-1").status == "ended"
 
     def test_of_several_unknown_statuses_the_latest_stands(self, store):
         for status, received_at in (("rejected", NOW + 2), ("ringing", NOW), ("connecting", NOW + 1)):
@@ -433,16 +368,7 @@ class TestCalls:
         assert recent(store, 9) == [before]
         retention.forget(store, "+31612345678")
         assert recent(store, 9) == []
-        again = track(store, "start")
-        assert calls.active(store) == [again]
-
-    def test_a_late_update_that_is_neither_first_nor_last_never_changes_the_status(self, store):
-        track(store, "start")
-        record(store, "transferred", received_at=NOW + 9)
-        assert track(store).status == "in-progress"
-        track(store, "end")
-        record(store, "billed", received_at=NOW + 999)
-        assert track(store).status == "ended"
+        assert [track(store, "start")] == calls.active(store)
 
     def test_the_years_2_and_9998_can_be_kept(self, store):
         record(store, "in-progress", timestamp="0002-01-01T00:00:00Z")
@@ -455,15 +381,9 @@ class TestCalls:
         assert calls.get(store, "call-1").seconds is None
         assert [(each.calls, each.timed, each.seconds) for each in calls.hourly(store, 0)] == [(1, 0, 0)]
 
-    def test_they_are_newest_first_and_found_by_id_or_number(self, store):
-        for index, number in enumerate(("+31600000001", "+31600000002", "+31600000001")):
-            record(store, call_id=f"call-{index}", received_at=NOW + index, customer={"number": number})
-        assert [call.id for call in calls.active(store)] == ["call-2", "call-1", "call-0"]
-        assert [call.id for call in recent(store, 2)] == ["call-2", "call-1"]
-        assert [call.id for call in recent(store, 50, "+31600000001")] == ["call-2", "call-0"]
-        assert [call.id for call in recent(store, 50, "call-1")] == ["call-1"]
-        assert recent(store, 50, "+3160000000") == []  # the last digits, not the first
-        assert calls.get(store, "nobody") is None
+    def test_one_is_not_found_by_the_first_digits_of_its_number(self, store):
+        record(store, customer={"number": "+31600000001"})
+        assert [len(recent(store, 50, search)) for search in ("+31600000001", "+3160000000")] == [1, 0]
 
     def test_active_ones_are_found_by_when_they_started_and_counted(self, store):
         for index in range(4):
@@ -534,13 +454,10 @@ class TestRetention:
 
     def test_pruning_takes_old_updates_in_batches_but_none_that_is_pending(self, store):
         for index in range(5):
-            update_id = record(store, call_id=f"old-{index}", received_at=NOW - 100 + index, handlers=["update_crm"])
             job = {0: failing(due_at=NOW), 1: failed()}.get(index, done("update_crm"))
-            jobs.settle(store, (update_id, LEASE, [job]))
+            settled(store, job, call_id=f"old-{index}", received_at=NOW - 100 + index, handlers=["update_crm"])
         record(store, call_id="new", received_at=NOW)
-        assert retention.prune(store, NOW, 3) == (3, 3)
-        assert retention.prune(store, NOW, 3) == (1, 1)
-        assert retention.prune(store, NOW, 3) == (0, 0)
+        assert [retention.prune(store, NOW, 3) for _ in range(3)] == [(3, 3), (1, 1), (0, 0)]
         assert {stored.call_id for stored in updates.since(store)} == {"old-0", "new"}
         assert {call.id for call in recent(store, 50)} == {"old-0", "new"}
         assert sum(each.calls for each in calls.hourly(store, 0)) == 2
