@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import count, takewhile
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ CLOSED = 30.0  # seconds until a socket here gives up waiting for an end that is
 
 @pytest.fixture
 def server(receiver):
-    return receiver(WEBHOOK_SECRET=SECRET, DASHBOARD_PASSWORD="hush", WEB_CONCURRENCY="2")
+    return receiver(WEBHOOK_SECRET=SECRET, WEB_CONCURRENCY="2")
 
 
 @pytest.fixture
@@ -49,29 +50,30 @@ def post(server, call_id, client=requests):
 
 
 @contextmanager
-def dribbling(connections):
-    """Send a byte on each of them every now and then until the block ends."""
-    end = threading.Event()
-
-    def run():
-        while not end.wait(0.5):
-            for each in connections:
-                with suppress(OSError):  # it was closed by the receiver
-                    each.send(b" ")
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        end.set()
-        thread.join()
+def meanwhile(work, times=1):
+    """Call work(number, end) in a thread for each number, and set `end` after the block; the list has what they
+    return."""
+    end, found = threading.Event(), []
+    with ThreadPoolExecutor(times) as pool:
+        running = [pool.submit(work, number, end) for number in range(times)]
+        try:
+            yield found
+        finally:
+            end.set()
+    found += [each.result() for each in running]
 
 
 def test_2000_clients_that_send_nothing_or_a_byte_now_and_then_hold_up_no_update(server, connect):
     silent = [connect() for _ in range(1000)]
     slow = [connect(SLOW[number % len(SLOW)]) for number in range(1000)]
-    with dribbling(slow):
+
+    def dribble(_, end):
+        while not end.wait(0.5):
+            for each in slow:
+                with suppress(OSError):  # it was closed by the receiver
+                    each.send(b" ")
+
+    with meanwhile(dribble):
         for number in range(20):
             assert post(server, f"call-{number}").text == "OK"
         for each in [*silent, *slow]:  # each is closed, however much it still sends
@@ -86,26 +88,16 @@ def test_2000_clients_that_do_not_close_what_is_answered_hold_up_no_update(serve
 
 
 def test_reloading_under_load_breaks_no_request(server):
-    end = threading.Event()
+    def load(name, end):
+        numbers = takewhile(lambda _: not end.is_set(), count())
+        return {post(server, f"{name}-{number}").text for number in numbers}
 
-    def load(name):
-        answers, number = [], 0
-        while not end.is_set():
-            number += 1
-            answers.append(post(server, f"{name}-{number}").text)
-        return answers
-
-    with ThreadPoolExecutor(8) as pool:
-        clients = [pool.submit(load, name) for name in range(8)]
-        try:
-            for _ in range(4):
-                before = set(server.workers())
-                server.process.send_signal(signal.SIGHUP)
-                wait_until(lambda old=before: len(server.workers()) == 2 and old.isdisjoint(server.workers()))
-        finally:
-            end.set()
-        answers = [answer for client in clients for answer in client.result()]
-    assert set(answers) == {"OK"}
+    with meanwhile(load, times=8) as answers:
+        for _ in range(4):
+            before = set(server.workers())
+            server.process.send_signal(signal.SIGHUP)
+            wait_until(lambda old=before: len(server.workers()) == 2 and old.isdisjoint(server.workers()))
+    assert answers == [{"OK"}] * 8
 
 
 def test_kept_connections_are_spread_over_the_workers(server):
@@ -117,8 +109,6 @@ def test_kept_connections_are_spread_over_the_workers(server):
 
     with ThreadPoolExecutor(len(kept)) as pool:
         assert list(pool.map(load, range(len(kept)))) == [{"OK"}] * len(kept)
-    sockets = [
-        sum("socket" in str(file.readlink()) for file in Path(f"/proc/{worker}/fd").iterdir())
-        for worker in server.workers()
-    ]
+    files = [Path(f"/proc/{worker}/fd").iterdir() for worker in server.workers()]
+    sockets = [sum("socket" in str(file.readlink()) for file in each) for each in files]
     assert min(sockets) > 3, sockets
