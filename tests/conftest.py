@@ -19,6 +19,7 @@ import config
 import stores
 from schemas.status_update import load_update
 from signature import sign
+from stores import updates
 from stores.search import Filters, find
 from tests.loopback import free_port, wait_until
 from tests.postgres import new_postgres, postgres, postgres_server, postgres_template  # noqa: F401
@@ -144,6 +145,11 @@ def update(status="in-progress", call_id="call-1", received_at=NOW, **fields):
 def recent(store, limit=50, search=""):
     """The newest calls, of those that are found by `search` where one is given."""
     return find(store, Filters(search=search), limit=limit).calls
+
+
+def jobs_of(store, call_id="call-1"):
+    """The jobs of a call's updates, by handler."""
+    return {job.handler: job for stored in updates.of_call(store, call_id) for job in stored.jobs}
 
 
 def signed(body, secret=SECRET, timestamp=int(NOW)):

@@ -9,7 +9,7 @@ import pytest
 from schemas.status_update import dump
 from stores import calls, jobs, locks, refusal_counts, retention, updates
 from stores.records import HourlyCount, Job, RefusalCount
-from tests.conftest import NOW, recent, update
+from tests.conftest import NOW, jobs_of, recent, update
 from tests.race import PROCESSES, THREADS, racing
 
 LEASE = NOW + 60
@@ -29,10 +29,6 @@ def settled(db, *outcomes, lease=LEASE, **fields):
     update_id = record(db, lease=lease, **fields)
     jobs.settle(db, (update_id, lease, outcomes))
     return update_id
-
-
-def jobs_of(db, call_id="call-1"):
-    return {job.handler: job for stored in updates.of_call(db, call_id) for job in stored.jobs}
 
 
 def leased(handler, until=LEASE):
