@@ -152,6 +152,12 @@ def jobs_of(store, call_id="call-1"):
     return {job.handler: job for stored in updates.of_call(store, call_id) for job in stored.jobs}
 
 
+def empty(store):
+    with store.transaction() as execute:
+        for table in ("updates", "calls", "locks"):
+            execute(f"DELETE FROM {table}")
+
+
 def signed(body, secret=SECRET, timestamp=int(NOW)):
     return {"X-Webhook-Timestamp": str(timestamp), "X-Webhook-Signature": sign(secret, timestamp, body)}
 

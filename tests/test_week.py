@@ -17,7 +17,7 @@ from handlers.active_calls import track_call
 from handlers.outbound import Unavailable
 from schemas.status_update import FINAL, IN_PROGRESS, load_update
 from stores import get_store, jobs, updates
-from tests.conftest import Clock, message
+from tests.conftest import Clock, empty, message
 
 DAY = 24 * 3600.0
 STALE = 12 * 3600.0
@@ -38,15 +38,15 @@ class Call:
 class Week(RuleBasedStateMachine):
     """`updates`: when each kept update was received, by its key. `delivered`: those that the CRM has got."""
 
-    config, monkeypatch, empty = {}, None, None
+    config, monkeypatch = {}, None
 
     def __init__(self):
         super().__init__()
         self.clock, self.updates, self.delivered, self.down = Clock(), {}, set(), False
         self.calls = {}
         self.monkeypatch.setattr(dispatch, "HANDLERS", (track_call, self.crm))
-        self.empty()
         self.open()
+        empty(get_store())
 
     def open(self):
         self.app = create_app(self.config | {"CLOCK": self.clock, "RETENTION_DAYS": RETENTION, "TESTING": True})
@@ -133,20 +133,10 @@ class Week(RuleBasedStateMachine):
         }
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_ten_days_agree_with_a_plain_model(database, request, tmp_path, monkeypatch):
-    path = tmp_path / "calls.db"
-    postgres = request.getfixturevalue("postgres") if database == "postgresql" else None
-
-    def empty():
-        if postgres:
-            postgres.empty()
-        for file in tmp_path.glob("calls.db*"):
-            file.unlink()
-
-    config = {"SQLITE_PATH": str(path), "DATABASE_URL": postgres and postgres.url}
-    machine = type("Week", (Week,), {"config": config, "monkeypatch": monkeypatch, "empty": staticmethod(empty)})
+def test_ten_days_agree_with_a_plain_model(store_settings, monkeypatch):
+    monkeypatch.setattr(Week, "config", store_settings)
+    monkeypatch.setattr(Week, "monkeypatch", monkeypatch)
     quick = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=12, stateful_step_count=40, deadline=None, suppress_health_check=quick)
+        Week, settings=settings(max_examples=12, stateful_step_count=40, deadline=None, suppress_health_check=quick)
     )
