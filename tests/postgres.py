@@ -29,6 +29,10 @@ SETTINGS = {
     "fsync": "off",
     "jit": "off",
 }
+END_CONNECTIONS = (
+    "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+    " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+)  # but the one that says so
 
 
 def program(name, version):
@@ -175,16 +179,9 @@ class PostgresServer:
         self.execute("SELECT pg_reload_conf()")
         wait_until(lambda: self.execute("SHOW default_transaction_read_only") == [(value,)])
 
-    def end_connections(self):
-        """End every connection but the one that this takes."""
-        self.execute(
-            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
-            " AND backend_type = 'client backend'"
-        )
-
     def empty(self):
         """End the other connections, as one may hold a lock, and drop every table."""
-        self.end_connections()
+        self.execute(END_CONNECTIONS)
         self.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
 
     def execute(self, sql):

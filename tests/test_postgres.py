@@ -22,6 +22,7 @@ from app import create_app
 from stores import StoreError, calls, jobs, locks, retention, schema, updates
 from tests.conftest import ROOT, update
 from tests.loopback import wait_until
+from tests.postgres import END_CONNECTIONS
 
 DAY = 24 * 3600.0
 AHEAD = 40 * DAY
@@ -270,7 +271,7 @@ def test_an_answer_is_waited_for_no_longer_than_a_second_but_by_who_may(store):
 
 def test_the_driver_s_errors_are_all_errors_of_the_store(store, postgres):
     record(store)
-    postgres.end_connections()
+    postgres.execute(END_CONNECTIONS)
     with pytest.raises(StoreError) as error:
         updates.count(store)
     assert isinstance(error.value.__cause__, psycopg.Error)
