@@ -212,7 +212,9 @@ class TestJobs:
         assert (job.attempts, job.first_tried_at, job.error) == (0, None, "answered 404")
 
     def test_retrying_leaves_alone_what_is_leased_and_what_it_was_not_asked_for(self, store):
-        record(store, call_id="leased")
+        record(store, call_id="leased", lease=None)
+        for name in HANDLERS:
+            jobs.lease_next(store, name, NOW, LEASE)
         for call_id in ("other", "asked"):
             settled(store, *(failing(name, NOW + 3600) for name in HANDLERS), call_id=call_id)
         assert jobs.retry_now(store, call_id="asked", handler="update_crm") == 1
