@@ -84,6 +84,12 @@ def app(settings):
 
 
 @pytest.fixture
+def context(app):
+    with app.app_context():
+        yield
+
+
+@pytest.fixture
 def client(app):
     return app.test_client()
 
@@ -164,7 +170,7 @@ def signed(body, secret=SECRET, timestamp=int(NOW)):
 
 class Service:
     """An HTTP server on loopback that plays a CRM or Slack. It keeps what it is sent, and answers from `answers`, then
-    `default`: (status, headers, body), or a function that is given the request's handler."""
+    `default`: a status, (status, headers, body), or a function that is given the request's handler."""
 
     def __init__(self):
         self.requests, self.answers, self.default = [], [], (200, {}, b"ok")
@@ -173,6 +179,7 @@ class Service:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def do_POST(self):
                 length = int(self.headers.get("Content-Length", 0))
@@ -184,15 +191,19 @@ class Service:
                     answer = service.answers.pop(0) if service.answers else service.default
                 if callable(answer):
                     answer(self)
-                    return
-                status, headers, text = answer
+                elif isinstance(answer, int):
+                    self.answer(answer)
+                else:
+                    self.answer(*answer)
+
+            do_GET = do_POST
+
+            def answer(self, status=200, headers=(), text=b""):
                 self.send_response(status)
-                for name, value in {"Content-Length": str(len(text)), **headers}.items():
+                for name, value in {"Content-Length": str(len(text)), **dict(headers)}.items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(text)
-
-            do_GET = do_POST
 
             def log_message(self, *args):
                 pass
@@ -223,6 +234,21 @@ def service():
     service.close()
 
 
+@pytest.fixture
+def hanging(service):
+    """The service's first answer: `.arrived` is set when the request has come, and `.release` lets it be answered."""
+
+    def hanging(request):
+        hanging.arrived.set()
+        hanging.release.wait(20)
+        request.answer()
+
+    hanging.arrived, hanging.release = threading.Event(), threading.Event()
+    service.answers.append(hanging)
+    yield hanging
+    hanging.release.set()
+
+
 class Receiver:
     """The receiver as a process of its own, on a real port. Unless told otherwise, it has a password, and without
     a secret takes what is unsigned, as gunicorn takes nobody for local."""
@@ -231,7 +257,7 @@ class Receiver:
         self.port = int(environment.get("PORT", free_port()))
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = path / f"receiver-{self.port}.log"
-        environment = {
+        self.environment = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PORT": str(self.port),
             "SQLITE_PATH": str(path / "calls.db"),
@@ -241,7 +267,6 @@ class Receiver:
             **{name: value.replace("PORT", str(self.port)) for name, value in environment.items()},
         }
         self.command = [sys.executable, "-m", *(part.replace("PORT", str(self.port)) for part in command)]
-        self.environment = environment
         self.start()
 
     def start(self):
