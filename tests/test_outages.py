@@ -2,66 +2,17 @@
 
 import re
 import subprocess
-import threading
-import time
 from contextlib import ExitStack, closing, contextmanager, suppress
-from itertools import count
 from statistics import median
 
 import psycopg
 import pytest
 import requests
 
-from tests.conftest import PASSWORD, URL, message, wait_until
+from tests.conftest import PASSWORD, wait_until
 from tests.loopback import Address
 from tests.postgres import unprivileged
-from tests.test_failures import QUICK
-
-
-class Load:
-    """Clients that post calls, each second of which ends, to these receivers until the block is over.
-
-    `answers` has the status, or the error, and the seconds of each request, `acknowledged` the updates answered 200."""
-
-    def __init__(self, *receivers, clients=4):
-        self.answers, self.acknowledged, self.over = [], set(), threading.Event()
-        self.threads = [
-            threading.Thread(target=self._post_calls, args=(receivers[number % len(receivers)], f"call-{number}"))
-            for number in range(clients)
-        ]
-
-    def _post_calls(self, receiver, name):
-        session = requests.Session()
-        for number in count():
-            for status in ("in-progress", "ended")[: 1 + number % 2]:
-                if self.over.is_set():
-                    return
-                self._post(session, receiver.url + URL, status, f"{name}-{number}")
-
-    def _post(self, session, url, status, call_id):
-        started = time.monotonic()
-        try:
-            answer = session.post(url, json=message(status, call_id), timeout=30).status_code
-        except requests.RequestException as error:
-            answer = repr(error)
-        self.answers.append((answer, time.monotonic() - started))
-        if answer == 200:
-            self.acknowledged.add((call_id, status))
-
-    def go_on(self, answers=50):
-        """Return when so many more requests are answered."""
-        target = len(self.answers) + answers
-        wait_until(lambda: len(self.answers) >= target)
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *error):
-        self.over.set()
-        for thread in self.threads:
-            thread.join()
+from tests.test_failures import QUICK, Load, updates_kept, updates_posted
 
 
 def is_drained(receiver):
@@ -74,17 +25,13 @@ def is_done(receiver):
     return is_drained(receiver) and "spooled" not in (health := receiver.health()) and health["pending"] == 0
 
 
-def kept_by(receiver):
-    return {(line["call_id"], line["status"]) for line in receiver.exported()}
-
-
 def check(load, receiver, service, kept_elsewhere=frozenset()):
     """Everything is acknowledged, soon, and kept, and done."""
     wait_until(lambda: is_done(receiver))
     assert {answer for answer, _ in load.answers} == {200}
-    kept = kept_by(receiver)
+    kept = updates_kept(receiver)
     assert kept | kept_elsewhere == load.acknowledged
-    assert {(body["call_id"], body["status"]) for body in service.bodies} == load.acknowledged
+    assert updates_posted(service).keys() == load.acknowledged
     active = {call_id for call_id, _ in kept} - {call_id for call_id, status in kept if status == "ended"}
     calls = requests.get(f"{receiver.url}/calls.json", auth=("", PASSWORD), timeout=10).json()
     assert calls["counts"] == {"active": len(active), "stale": 0}
@@ -124,9 +71,8 @@ def without_free_connections(server):
             with suppress(psycopg.OperationalError):
                 while True:
                     others.enter_context(closing(psycopg.connect(server.url, application_name="others")))
-            return first.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'others'"
-            ).fetchone() == (int(server.settings["max_connections"]),)
+            taken = first.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'others'")
+            return taken.fetchone() == (int(server.settings["max_connections"]),)
 
         wait_until(take)
         yield
