@@ -85,7 +85,7 @@ class TestOutbound:
         assert 90 < caught.value.after <= 100
 
 
-def fail(app, clock, call_id="call-1", error="STT connection failed", **fields):
+def fail(clock, call_id="call-1", error="STT connection failed", **fields):
     """Dispatch an update that a call ended with `error`, received now."""
     dispatch(update("ended-with-error", call_id, clock.now, error=error, timestamp="2025-12-13T12:05:00Z", **fields))
 
@@ -99,9 +99,9 @@ class TestAlerts:
         clock.now += seconds
         return [*iter(lambda: retry_one(alert_on_error, clock.now), None)]
 
-    def test_a_failed_call_is_told_to_slack(self, app, clock, service):
+    def test_a_failed_call_is_told_to_slack(self, clock, service):
         dispatch(update("in-progress"))
-        fail(app, clock)
+        fail(clock)
         assert service.bodies == [
             {
                 "text": "Call error: STT connection failed\nLine: HMS Sovereign Demo +31850835037\n"
@@ -109,42 +109,42 @@ class TestAlerts:
             }
         ]
 
-    def test_only_errors_are_told(self, app, service):
+    def test_only_errors_are_told(self, service):
         for status in ("in-progress", "ended", "failed"):
             dispatch(update(status))
         assert service.requests == []
 
-    def test_a_storm_makes_one_message_an_interval_and_the_numbers_add_up(self, app, clock, service):
+    def test_a_storm_makes_one_message_an_interval_and_the_numbers_add_up(self, clock, service):
         for number in range(20):
-            fail(app, clock, f"call-{number}", f"SIP {number}")
+            fail(clock, f"call-{number}", f"SIP {number}")
         assert len(service.requests) == 1
         assert self.retry(clock, 59) == []
         assert self.retry(clock, 1) == [True]
         assert [re.findall("and ([0-9]+) more", body["text"]) for body in service.bodies] == [[], ["18"]]
         assert jobs.backlog(get_store()) == []
 
-    def test_a_message_that_was_not_taken_is_told_again_and_covers_all(self, app, clock, service):
+    def test_a_message_that_was_not_taken_is_told_again_and_covers_all(self, clock, service):
         service.answers.append(500)
-        fail(app, clock, "a")
-        fail(app, clock, "b")
+        fail(clock, "a")
+        fail(clock, "b")
         assert self.retry(clock, 60) == []
         assert ["and 1 more" in body["text"] for body in service.bodies] == [False, True]
 
-    def test_of_slack_only_ok_is_taken(self, app, clock, service, monkeypatch):
+    def test_of_slack_only_ok_is_taken(self, clock, service, monkeypatch):
         service.default = (200, {}, b"<html>")
-        fail(app, clock, "a", "one")
+        fail(clock, "a", "one")
         assert jobs.backlog(get_store()) == []
         monkeypatch.setattr("handlers.alerts.SLACK", re.compile("127.0.0.1"))
-        fail(app, clock, "b", "another")
+        fail(clock, "b", "another")
         assert jobs.backlog(get_store())[0].error == "answered 200 but <html>"
 
     def test_slack_is_known_by_its_host(self):
         hosts = ("hooks.slack.com", "hooks.slack-gov.com", "slack.com.example.com", "noslack.com")
         assert [bool(SLACK.fullmatch(host)) for host in hosts] == [True, True, False, False]
 
-    def test_an_alert_an_hour_late_says_so(self, app, clock, service):
+    def test_an_alert_an_hour_late_says_so(self, clock, service):
         service.answers.append(500)
-        fail(app, clock)
+        fail(clock)
         self.retry(clock, 3601)
         assert [("Late: told 1 h 0 min after" in body["text"]) for body in service.bodies] == [False, True]
 
@@ -155,7 +155,7 @@ class TestAlerts:
         client.post(URL, data=body, headers=headers, base_url="http://calls.example.com")
         assert service.bodies[0]["text"].endswith("\nhttps://calls.example.com/calls?id=call-_%2B316")
         app.config["PUBLIC_URL"] = "https://x.onrender.com"
-        fail(app, clock, "call-2", "y")
+        fail(clock, "call-2", "y")
         assert service.bodies[1]["text"].endswith("\nhttps://x.onrender.com/calls?id=call-2")
 
     def text(self, error="x", **fields):
