@@ -285,7 +285,7 @@ def test_the_fragment_is_304_until_something_changes(client):
     assert "<html" not in changed.text
 
 
-@pytest.mark.parametrize("search", ["a b", " +31 6 1111 1111 "])
+@pytest.mark.parametrize("search", [" a b ", "+31 6 1111 1111"])
 def test_a_call_is_found_by_number_or_id(client, search):
     client.post(URL, json=message(call_id="a b", customer={"number": "+31611111111"}))
     client.post(URL, json=message(call_id="other", customer={"number": "+31622222222"}))

@@ -1,18 +1,21 @@
 """The README's shell lines and its handler work as they stand there."""
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
 
 import dispatch
-from tests.conftest import ROOT, free_port, update, wait_until
+from tests.conftest import ROOT, free_port, update
 
 README = (ROOT / "README.md").read_text()
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
 SERVERS = re.compile(r"make run|http\.server|fake_crm")
+READY = "curl -sf --retry 60 --retry-delay 1 --retry-connrefused http://127.0.0.1:8000/healthz"
 
 
 def blocks(heading, language="sh", text=README):
@@ -22,78 +25,61 @@ def blocks(heading, language="sh", text=README):
 
 @pytest.fixture
 def shell(tmp_path):
-    """Run a README's lines in a clone of its own, on free ports; servers end with the test."""
+    """What a README's lines print, in a clone of its own and on free ports; servers among them end with the test."""
     if not (ROOT / ".venv/installed").exists():
         pytest.skip("the README's lines run in .venv, which make installs")
     for tool in ("make", "curl", "jq", "sqlite3"):
         if not shutil.which(tool):
             pytest.skip(f"{tool} is not installed")
     clone = tmp_path / "clone"
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
-    for name in files:
+    for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).split():
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, clone / name)
     (clone / ".venv").symlink_to(ROOT / ".venv")
     ports = {"8000": str(free_port()), "9000": str(free_port())}
+    environment = {"PATH": f"{sys.exec_prefix}/bin:/usr/local/bin:/usr/bin:/bin", "PORT": ports["8000"]}
     servers = []
 
-    def run(lines, **environment):
+    def run(lines):
         for port, free in ports.items():
             lines = lines.replace(port, free)
-        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "PORT": ports["8000"], **environment}
-        environment["PATH"] = f"{sys.exec_prefix}/bin:{environment['PATH']}"
-        command = ["bash", "-euc", lines]
+        command, options = ["bash", "-euc", lines], {"cwd": clone, "env": environment}
         if SERVERS.search(lines):
-            log = (tmp_path / f"{len(servers)}.log").open("w")
-            server = subprocess.Popen(
-                command, cwd=clone, env=environment, stdout=log, stderr=log, start_new_session=True
-            )
-            servers.append((server, log))
-            return server
-        return subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, timeout=120)
+            with (tmp_path / f"{len(servers)}.log").open("w") as log:
+                servers.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, **options))
+            return None
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
-    run.ports = ports
     yield run
-    for server, log in servers:
-        stop(server)
-        log.close()
-
-
-def stop(server):
-    subprocess.run(["pkill", "-TERM", "-s", str(server.pid)], check=False)
-    server.wait(30)
-
-
-def health(shell):
-    done = shell(f"curl -sf http://127.0.0.1:{shell.ports['8000']}/healthz")
-    return done.stdout if done.returncode == 0 else None
+    for server in servers:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
 
 
 def test_try_it(shell):
     serve, lines = blocks("Try it")
     shell(serve)
-    wait_until(lambda: health(shell), 60)
-    done = shell(lines)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith('OK{"counts"')
-    assert '"active":[{"id":"5c4d030f-43e3-4e65-899e-8148521e660f"' in done.stdout
-    assert re.search(r"\nOK\d+ answered 200\nslowest \d+ ms\n", done.stdout)
-    assert done.stdout.splitlines()[-1].startswith('{"call_id": "5c4d030f')
+    shell(READY)
+    printed = shell(lines)
+    assert printed.startswith('OK{"counts"')
+    assert '"active":[{"id":"5c4d030f-43e3-4e65-899e-8148521e660f"' in printed
+    assert re.search(r"\nOK\d+ answered 200\nslowest \d+ ms\n", printed)
+    assert printed.splitlines()[-1].startswith('{"call_id": "5c4d030f')
     for lines in blocks("Analytics", text=OPERATIONS):
-        done = shell(lines)
-        assert done.returncode == 0, done.stderr
-    assert "\tin-progress\t" in done.stdout
+        printed = shell(lines)
+    assert "\tin-progress\t" in printed
 
 
 def test_when_things_break(shell):
     refusing, serve, lines, _ = blocks("When things break")
     shell(refusing)
     shell(serve)
-    wait_until(lambda: health(shell), 60)
-    done = shell(lines)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"\d+ answered 200\n", done.stdout)
-    assert re.search(r'"pending":[1-9]', done.stdout)
+    shell(READY)
+    printed = shell(lines)
+    assert re.search(r"\d+ answered 200\n", printed)
+    assert re.search(r'"pending":[1-9]', printed)
 
 
 def test_the_handler_works_as_it_stands(app, service, monkeypatch):
