@@ -15,10 +15,10 @@ from stores import jobs, refusal_counts
 from stores import updates as kept
 from stores.records import Job, RefusalCount
 from stores.sqlite import SQLite
-from tests.conftest import Receiver, update
+from tests.conftest import PASSWORD, Receiver, update
 
-PASSWORD = "a password"
 CHROMIUM = shutil.which("chromium")
+CREDENTIALS = {"username": "", "password": PASSWORD, "send": "always"}
 CALLS = (9, 7, 5, 3, 2, 1, 1, 0, 0, 1, 2, 5, 12, 24, 31, 29, 26, 19, 27, 30, 28, 25, 18, 11)  # in each of 24 hours
 LINES = (("+31850835037", "Front desk"), ("+31850835040", "Support"), ("+31201234567", "Amsterdam clinic"))
 ERRORS = ("STT connection failed", "LLM timed out after 30 s", "SIP 486 Busy here")
@@ -76,10 +76,10 @@ def main(picture):
         path = Path(folder)
         fill(path / "calls.db", 5, time.time())
         command = ("gunicorn", "--bind", "127.0.0.1:PORT", "app:app")
-        receiver = Receiver(*command, path=path, WEBHOOK_SECRET="secret", DASHBOARD_PASSWORD=PASSWORD)
+        receiver = Receiver(*command, path=path, WEBHOOK_SECRET="secret")
         with chromium() as browser:
-            viewport, credentials = {"width": 1280, "height": 960}, {"username": "", "password": PASSWORD}
-            page = browser.new_page(viewport=viewport, http_credentials=credentials, locale="en-GB")
+            viewport = {"width": 1280, "height": 960}
+            page = browser.new_page(viewport=viewport, http_credentials=CREDENTIALS, locale="en-GB")
             page.goto(receiver.ready().url)
             page.screenshot(path=picture)
         receiver.stop()
