@@ -1,5 +1,6 @@
 """Checks long-running calls with the provider's REST API, `GET /calls/{id}`, and settles those that are over."""
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -50,7 +51,7 @@ def ask(call: Call) -> dict[str, Any]:
     config = current_app.config
     g.attempt = Attempt(PROVIDER)  # not that of an update that was dispatched before
     url = f"{config['PROVIDER_API_URL'].rstrip('/')}/calls/{quote(call.id, safe='')}"
-    return get(url, {"Authorization": f"Bearer {config['PROVIDER_API_KEY']}"}).json()
+    return json.loads(get(url, {"Authorization": f"Bearer {config['PROVIDER_API_KEY']}"}))
 
 
 def settle_call(call: Call, answer: dict[str, Any]) -> str:

@@ -42,8 +42,8 @@ def send(text: str) -> None:
     """Post a message to the chat. Raises what `post` does."""
     url = current_app.config["SLACK_WEBHOOK_URL"]
     answer = post(url, {"text": text})
-    if SLACK.fullmatch(urlsplit(url).hostname) and answer.text != "ok":
-        raise Retry(f"answered 200 but {answer.text[:100]}")
+    if SLACK.fullmatch(urlsplit(url).hostname) and answer != "ok":
+        raise Retry(f"answered 200 but {answer[:100]}")
 
 
 def alert_text(update: StatusUpdate, seconds: float | None, more: int, now: float, url: str | None) -> str:

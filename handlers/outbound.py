@@ -2,11 +2,11 @@
 
 import json as jsonlib
 import socket
-import threading
+import ssl
 import time
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any
 
 import certifi
@@ -15,57 +15,42 @@ from flask import current_app
 
 from config import VERSION
 from handlers.breaker import Deferred, GiveUp, Retry, Unavailable
-from handlers.service import MOST_AT_ONCE, Exchange, ask, current_attempt, service, with_timeout
+from handlers.service import MOST_AT_ONCE, ask, with_timeout
 
-__all__ = ["Answer", "Deferred", "GiveUp", "Retry", "Unavailable", "get", "post"]
+__all__ = ["Deferred", "GiveUp", "Retry", "Unavailable", "get", "post"]
 
 LONGEST_RETRY_AFTER = 3600.0
 LONGEST_ANSWER = 64 * 1024  # bytes, unpacked
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A service's answer, the first 64 kB of it."""
-
-    status: int
-    text: str
-
-    def json(self) -> Any:
-        return jsonlib.loads(self.text)
-
-
-def post(url: str, json: Any, headers: dict[str, str] | None = None) -> Answer:
-    """Post `json` to `url` and return the answer, which is a 2xx.
+def post(url: str, json: Any, headers: dict[str, str] | None = None) -> str:
+    """Post `json` to `url`. Returns the answer's text, the first 64 kB of it, where it is a 2xx.
 
     Raises Unavailable, GiveUp on 404 and 410, Retry on any other answer, and Deferred. No redirect is followed: it
     would turn the POST into a GET. No exception's text has the URL or a header in it, as they may be secret.
     """
     headers = {"Content-Type": "application/json", **(headers or {})}
-    return ask(partial(_exchange, "POST", url, headers, jsonlib.dumps(json).encode()))
+    return ask(partial(_request, "POST", url, headers, jsonlib.dumps(json).encode()))
 
 
-def get(url: str, headers: dict[str, str] | None = None) -> Answer:
-    """The 2xx answer at `url`. Raises what `post` does."""
-    return ask(partial(_exchange, "GET", url, headers or {}))
+def get(url: str, headers: dict[str, str] | None = None) -> str:
+    """The text of the 2xx answer at `url`. Raises what `post` does."""
+    return ask(partial(_request, "GET", url, headers or {}))
 
 
-def _exchange(method: str, url: str, headers: dict[str, str], body: bytes | None = None) -> Answer:
-    timeout = current_app.config["OUTBOUND_TIMEOUT"]
-    exchange = _this_thread.exchange = Exchange(time.monotonic() + timeout)
-    service(current_attempt().handler).watch(exchange)
+def _request(method: str, url: str, headers: dict[str, str], body: bytes | None = None) -> str:
     headers = {"User-Agent": f"call-status-receiver/{VERSION}", **headers}
+    options = {"timeout": urllib3.Timeout(current_app.config["OUTBOUND_TIMEOUT"]), "preload_content": False}
     try:
-        with closing(_http.urlopen(method, url, body=body, headers=headers, timeout=timeout, **_ONCE)) as answer:
+        with closing(_http.urlopen(method, url, body=body, headers=headers, **options, **_ONCE)) as answer:
             read = b""
             while chunk := answer.read(LONGEST_ANSWER - len(read), decode_content=True):
                 read += chunk
     except (urllib3.exceptions.HTTPError, OSError) as error:
         refused = isinstance(error, urllib3.exceptions.NewConnectionError)  # a TimeoutError, too
-        if exchange.is_late or isinstance(error, urllib3.exceptions.TimeoutError) and not refused:
+        if isinstance(error, urllib3.exceptions.TimeoutError) and not refused:
             raise Unavailable("no answer in time") from None
         raise Unavailable(f"no connection or no valid answer ({type(error).__name__})") from None
-    finally:
-        exchange.is_over = True
     text, reason = read.decode("utf-8", "replace"), f"answered {answer.status}"
     if answer.status == 429 or answer.status >= 500:
         raise Unavailable(reason, _retry_after(answer.headers.get("Retry-After", "")))
@@ -73,7 +58,7 @@ def _exchange(method: str, url: str, headers: dict[str, str], body: bytes | None
         raise GiveUp(f"{reason}: {text[:100]}")
     if not 200 <= answer.status < 300:
         raise Retry(reason)
-    return Answer(answer.status, text)
+    return text
 
 
 def _retry_after(value: str) -> float | None:
@@ -84,32 +69,47 @@ def _retry_after(value: str) -> float | None:
         return None
 
 
-_this_thread = threading.local()
+class _ReadsUntil:
+    """A socket whose reads all end at `end`, of time.monotonic(). Else each has the whole time-out, and a service that
+    sends a byte at a time could hold its thread for hours."""
 
+    end = inf
 
-class _Cuttable:
-    """A connection that its exchange knows of, and that is made within OUTBOUND_TIMEOUT."""
-
-    def _tell(self) -> None:
-        self.exchange = _this_thread.exchange
-        self.exchange.connection = self
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        self._tell()
-        if self.exchange.is_late:  # agreeing on TLS took too long, and could not be cut
+    def recv_into(self, *args: Any) -> int:
+        left = self.end - time.monotonic()
+        if left <= 0:
             raise TimeoutError
-        super().request(*args, **kwargs)
-
-    def _new_conn(self) -> socket.socket:
-        self._tell()
-        return with_timeout(super()._new_conn, undo=socket.socket.close)
+        self.settimeout(left)
+        return super().recv_into(*args)
 
 
-class _HTTPConnection(_Cuttable, urllib3.connection.HTTPConnection):
+class _Socket(_ReadsUntil, socket.socket):
     pass
 
 
-class _HTTPSConnection(_Cuttable, urllib3.connection.HTTPSConnection):
+class _TLSSocket(_ReadsUntil, ssl.SSLSocket):
+    pass
+
+
+class _InTime:
+    """A connection that is made, TLS and all, and read from within its time-out."""
+
+    def _new_conn(self) -> socket.socket:
+        started, timeout = time.monotonic(), self.timeout
+        sock = _Socket(fileno=with_timeout(super()._new_conn).detach())
+        sock.settimeout(max(started + timeout - time.monotonic(), 0.001))
+        return sock
+
+    def getresponse(self) -> Any:
+        self.sock.end = time.monotonic() + self.timeout  # what is left of it
+        return super().getresponse()
+
+
+class _HTTPConnection(_InTime, urllib3.connection.HTTPConnection):
+    pass
+
+
+class _HTTPSConnection(_InTime, urllib3.connection.HTTPSConnection):
     pass
 
 
@@ -121,11 +121,14 @@ class _HTTPSPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection
 
 
+def _tls_context() -> ssl.SSLContext:
+    context = urllib3.util.create_urllib3_context()
+    context.load_verify_locations(certifi.where())
+    context.sslsocket_class = _TLSSocket
+    return context
+
+
 # What requests is built on, and half its cost; it keeps connections open, for all threads.
-_http = urllib3.PoolManager(
-    maxsize=MOST_AT_ONCE,
-    cert_reqs="CERT_REQUIRED",
-    ca_certs=certifi.where(),
-)
+_http = urllib3.PoolManager(maxsize=MOST_AT_ONCE, ssl_context=_tls_context())
 _http.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
-_ONCE = {"retries": False, "redirect": False, "preload_content": False}
+_ONCE = {"retries": False, "redirect": False}

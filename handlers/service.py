@@ -1,14 +1,11 @@
 """How a handler asks a service: few at a time, within the deadline, and not while the service is out of order."""
 
-import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from math import inf
-from queue import SimpleQueue
 from typing import Any
 
 from flask import current_app, g
@@ -34,21 +31,6 @@ class Attempt:
     forced: bool = False
 
 
-class Exchange:
-    """A request to a service, and until when (of time.monotonic()) its answer is waited for."""
-
-    def __init__(self, end: float):
-        self.end = end
-        self.connection: Any = None  # of urllib3, once there is one
-        self.is_over = self.is_late = False
-
-    def cut(self) -> None:
-        self.is_late = True
-        with suppress(OSError, AttributeError):  # not connected yet, or not any more
-            if self.connection.exchange is self:  # else another one has it by now
-                self.connection.sock.shutdown(socket.SHUT_RDWR)
-
-
 class Service:
     """The outside service that one handler asks: its circuit breaker and its own limits, so that a service that hangs
     holds up no other handler."""
@@ -57,25 +39,6 @@ class Service:
         self.breaker = CircuitBreaker(handler)
         self.slots = threading.BoundedSemaphore(INTERNALS["OUTBOUND_SLOTS"])
         self.pool = ThreadPoolExecutor(MOST_AT_ONCE, f"outbound-{handler}")
-        self._exchanges: SimpleQueue[Exchange] = SimpleQueue()
-        self._lock, self._watcher = threading.Lock(), None
-
-    def watch(self, exchange: Exchange) -> None:
-        """Close the exchange's connection once its time is over. Time-outs apply to each read, so a service that sends
-        a byte at a time could otherwise hold it for hours. One thread watches all: 17 % less CPU than one for each."""
-        self._exchanges.put(exchange)
-        if self._watcher is None:
-            with self._lock:
-                if self._watcher is None:
-                    self._watcher = threading.Thread(target=self._watch, daemon=True)
-                    self._watcher.start()
-
-    def _watch(self) -> None:
-        while exchange := self._exchanges.get():  # the one that ends first
-            if not exchange.is_over:
-                time.sleep(max(0, exchange.end - time.monotonic()))
-            if not exchange.is_over:
-                exchange.cut()
 
 
 def current_attempt() -> Attempt:
@@ -114,22 +77,13 @@ def ask(function: Callable[[], Any]) -> Any:
             asked.slots.release()
 
 
-def with_timeout(function: Callable[[], Any], undo: Callable[[Any], None] = lambda _: None) -> Any:
+def with_timeout(function: Callable[[], Any]) -> Any:
     """What `function` returns within OUTBOUND_TIMEOUT, for what knows no bound itself, as the look-up of a name.
 
-    Raises what `function` does, and Unavailable when its time is over; what it returns after that is undone.
+    Raises what `function` does, and Unavailable when its time is over.
     """
     future = service(current_attempt().handler).pool.submit(function)
-    try:
-        return future.result(current_app.config["OUTBOUND_TIMEOUT"])
-    except TimeoutError:
-        if future.done():
-            return future.result()
-
-        def undone(late: Future) -> None:
-            if not late.exception():
-                undo(late.result())
-
-        if not future.cancel():
-            future.add_done_callback(undone)
-        raise Unavailable("no answer in time") from None
+    if not wait([future], current_app.config["OUTBOUND_TIMEOUT"]).done:
+        future.cancel()
+        raise Unavailable("no answer in time")
+    return future.result()

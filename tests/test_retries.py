@@ -10,8 +10,8 @@ import dispatch
 import retries
 from config import INTERNALS
 from handlers.crm import update_crm
-from handlers.outbound import Deferred, Unavailable
-from handlers.service import Attempt, with_timeout
+from handlers.outbound import Deferred
+from handlers.service import Attempt
 from handlers.service import ask as ask_service
 from stores import get_store, jobs, updates
 from tests.conftest import NOW, URL, message, update, wait_until
@@ -172,15 +172,6 @@ def test_a_request_that_fails_makes_room_for_the_next(ask):
     with pytest.raises(ZeroDivisionError):
         ask(lambda: 1 / 0)
     assert ask(lambda: "free again") == "free again"
-
-
-def test_a_name_that_is_looked_up_for_too_long_is_no_answer_and_its_late_connection_is_closed(app, ask):
-    app.config["OUTBOUND_TIMEOUT"] = 0.1
-    release, closed = threading.Event(), threading.Event()
-    with pytest.raises(Unavailable, match="no answer in time"):
-        ask(lambda: with_timeout(lambda: release.wait(20) and closed, undo=threading.Event.set))
-    release.set()
-    assert closed.wait(20)
 
 
 class TestThread:
