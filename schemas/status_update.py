@@ -74,12 +74,13 @@ def storable(text: str) -> str:
 
 
 class _Text(fields.String):
-    """A string that every database takes."""
+    """A string that every database takes, or null."""
 
-    def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str | None:
-        if isinstance(value, str):  # nothing is left to check
-            return storable(value)
-        return super().deserialize(value, *args, **kwargs)
+    def __init__(self) -> None:
+        super().__init__(allow_none=True)
+
+    def _deserialize(self, *args: Any, **kwargs: Any) -> str:
+        return storable(super()._deserialize(*args, **kwargs))
 
 
 class _Timestamp(fields.AwareDateTime):
@@ -100,43 +101,36 @@ def _name(most: int) -> fields.String:
     return fields.String(required=True, validate=[validate.Length(1, most), printable])
 
 
-def _text() -> fields.String:
-    return _Text(allow_none=True)
-
-
 class _Lenient(Schema):
     """Whatever else the provider sends is left out: a parent's choice does not reach the schemas nested in it."""
 
     class Meta:
         unknown = EXCLUDE
 
-
-class _CallSchema(_Lenient):
-    id = _name(256)
-    status = _name(64)
-    type = _text()
+    loads_into: type = dict
 
     @post_load
-    def make(self, fields: dict[str, Any], **_: Any) -> Call:
-        return Call(**fields)
+    def make(self, fields: dict[str, Any], **_: Any) -> Any:
+        return self.loads_into(**fields)
+
+
+class _CallSchema(_Lenient):
+    loads_into = Call
+    id = _name(256)
+    status = _name(64)
+    type = _Text()
 
 
 class _PhoneNumberSchema(_Lenient):
-    number = _text()
-    name = _text()
-    id = _text()
-
-    @post_load
-    def make(self, fields: dict[str, Any], **_: Any) -> PhoneNumber:
-        return PhoneNumber(**fields)
+    loads_into = PhoneNumber
+    number = _Text()
+    name = _Text()
+    id = _Text()
 
 
 class _CustomerSchema(_Lenient):
-    number = _text()
-
-    @post_load
-    def make(self, fields: dict[str, Any], **_: Any) -> Customer:
-        return Customer(**fields)
+    loads_into = Customer
+    number = _Text()
 
 
 class _AssistantSchema(_Lenient):
@@ -149,8 +143,8 @@ class _MessageSchema(_Lenient):
     call = fields.Nested(_CallSchema, required=True)
     phone_number = fields.Nested(_PhoneNumberSchema, allow_none=True)
     customer = fields.Nested(_CustomerSchema, allow_none=True)
-    error = _text()
-    end_reason = _text()
+    error = _Text()
+    end_reason = _Text()
     assistant = fields.Nested(_AssistantSchema, allow_none=True)
 
 
@@ -167,17 +161,10 @@ def load_update(document: Any, received_at: datetime) -> StatusUpdate:
     Raises marshmallow's ValidationError; `field_errors` flattens it.
     """
     message = _DOCUMENT.load(document)["message"]
-    call = message["call"]
-    return StatusUpdate(
-        call=call,
-        timestamp=message["timestamp"],
-        received_at=received_at,
-        phone_number=message.get("phone_number") or PhoneNumber(),
-        customer=message.get("customer") or Customer(),
-        error=message.get("error"),
-        end_reason=message.get("end_reason"),
-        metadata=_bounded((message.get("assistant") or {}).get("metadata"), call),
-    )
+    del message["type"]
+    metadata = (message.pop("assistant", None) or {}).get("metadata")
+    given = {name: value for name, value in message.items() if value is not None}
+    return StatusUpdate(**given, received_at=received_at, metadata=_bounded(metadata, message["call"]))
 
 
 def dump(update: StatusUpdate) -> dict[str, Any]:
