@@ -28,11 +28,14 @@ def _install(execute: Callable[[str], Any], version: int, id: str, bytewise: str
         raise StoreError(f"made by a newer release (version {version}, this one has {VERSION}): use that release")
     if version == VERSION:
         return
-    names = [f"upgrade_{older}.sql" for older in range(version, VERSION)] if version else ["schema.sql"]
-    for name in names:
-        text = re.sub(r"--.*", "", Path(__file__).with_name(name).read_text())
-        for statement in filter(str.strip, text.replace("{id}", id).replace("{bytewise}", bytewise).split(";")):
-            execute(statement)
+    schema = _read("schema.sql")
+    text = _read(f"upgrade_{version}.sql").replace("{schema}", schema) if version else schema
+    for statement in filter(str.strip, text.replace("{id}", id).replace("{bytewise}", bytewise).split(";")):
+        execute(statement)
+
+
+def _read(name: str) -> str:
+    return re.sub(r"--.*", "", Path(__file__).with_name(name).read_text())
 
 
 def upgrade_sqlite(db: sqlite3.Connection) -> None:
