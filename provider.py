@@ -37,7 +37,7 @@ def reconcile() -> Iterator[tuple[Call, str]]:
             found, unknown = "unknown to the provider", True
         except Retry as error:
             if isinstance(error, Unavailable) and error.after:
-                locks.hold(store, "reconcile", config["CHECK_EVERY"] + error.after)
+                locks.renew(store, "reconcile", config["CHECK_EVERY"] + error.after)
             yield call, f"not told by the provider's API: {error}"
             return
         except (ValueError, AttributeError, ValidationError) as error:

@@ -42,7 +42,7 @@ def report_troubles() -> None:
         return
     g.attempt = Attempt(ALERTS)
     store = get_store()
-    db = store.spool if store.failure() and store.spool else store
+    db = store.spool if store.failure and store.spool else store
     for trouble in find_troubles(store, db.now()):
         if trouble.latest > db.now() - AGAIN and _claim(db, trouble) and not _tell(trouble.text):
             db.execute("UPDATE troubles SET reported_at = 0 WHERE name = :name", {"name": trouble.name})
@@ -53,9 +53,9 @@ def report_troubles() -> None:
 def find_troubles(store: Database, now: float) -> Iterator[Trouble]:
     """What is wrong at `now`, as far as this process knows."""
     if waiting := spool.waiting(store):
-        because = f": {store.failure()}" if store.failure() else ""
+        because = f": {store.failure}" if store.failure else ""
         yield Trouble("spooled", now, now, f"{_updates(waiting)} spooled{because}. They go on by themselves.")
-    if store.failure():
+    if store.failure:
         return
     for each in jobs.backlog(store):
         if each.handler == ALERTS:

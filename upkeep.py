@@ -26,7 +26,7 @@ def upkeep(unknown_handlers: set[str]) -> Iterator[bool]:
     jobs.reset_far_future(store, 2 * config["LEASE"], longest_delay)
     settle_unknown_handlers(unknown_handlers)
     yield True
-    if config["REDIS_URL"] and not locks.acquire(store, "mirror", config["UPKEEP_EVERY"] - 1):
+    if config["REDIS_URL"] and locks.acquire(store, "mirror", config["UPKEEP_EVERY"] - 1):
         try:
             mirror_active_calls()
         except Retry as error:
@@ -34,7 +34,7 @@ def upkeep(unknown_handlers: set[str]) -> Iterator[bool]:
     yield True
     if claim_daily_prune():
         yield from prune()
-    if config["PROVIDER_API_KEY"] and not locks.acquire(store, "reconcile", config["CHECK_EVERY"]):
+    if config["PROVIDER_API_KEY"] and locks.acquire(store, "reconcile", config["CHECK_EVERY"]):
         for call, found in reconcile():
             logger.info("checked a call with the provider", extra={"call_id": call.id, "fields": {"found": found}})
             yield True
@@ -63,7 +63,7 @@ def claim_daily_prune() -> bool:
     would remove waits for another day."""
     store = get_store()
     ended_at = locks.ends_at(store, "prune")
-    if locks.acquire(store, "prune", DAY):
+    if not locks.acquire(store, "prune", DAY):
         return False
     late = None if ended_at is None else store.now() - ended_at
     if late is not None and not 0 <= late <= 2 * DAY:

@@ -167,7 +167,7 @@ def _now(store: Database) -> dict[str, Any]:
         "undone": [each for each in backlog if each.failed or (each.oldest or now) < now - PENDING_TOO_LONG],
         "refusals": refusal_counts.since(store, first_hour(now)),
         "reasons": refusals.REASONS,
-        "spooled": (spool.waiting(store), store.failure()),
+        "spooled": (spool.waiting(store), store.failure),
         "dangers": dangers(config),
         "warnings": warnings(config),
         "url": request.headers.get("X-Forwarded-Proto", request.scheme) + "://" + request.host + WEBHOOK_PATH,

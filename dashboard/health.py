@@ -37,7 +37,7 @@ def health() -> tuple[dict[str, Any], int]:
         "last_update_at": iso(last_update),
         "handlers": {each.handler: handler_state(each) for each in backlog},
     }
-    failure = failure or store.failure()
+    failure = failure or store.failure
     if spooled or failure:
         found |= {"spooled": spooled, "spooled_because": failure}
     return found, 200

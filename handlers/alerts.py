@@ -24,7 +24,8 @@ def alert_on_error(update: StatusUpdate) -> None:
     config, store = current_app.config, get_store()
     group = f"alert: {update.error_group}"
     # Longer than a post takes: nobody else reports such an error meanwhile.
-    if wait := locks.acquire(store, group, config["OUTBOUND_TIMEOUT"] + 1):
+    if not locks.acquire(store, group, config["OUTBOUND_TIMEOUT"] + 1):
+        wait = (locks.ends_at(store, group) or 0.0) - store.now()
         raise Deferred("such an error was just reported, or is being", after=wait)
     covered = jobs.with_same_error(store, "alert_on_error", update)
     call = calls.get(store, update.call.id)
@@ -32,10 +33,10 @@ def alert_on_error(update: StatusUpdate) -> None:
     try:
         send(text)
     except Exception:
-        locks.hold(store, group, 0)
+        locks.renew(store, group, 0)
         raise
     jobs.finish(store, ["alert_on_error"], covered)
-    locks.hold(store, group, config["ALERT_INTERVAL"])
+    locks.renew(store, group, config["ALERT_INTERVAL"])
 
 
 def send(text: str) -> None:

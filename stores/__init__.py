@@ -25,8 +25,9 @@ class Database(Protocol):
 
     name: str
     durability: str  # what an acknowledged update survives, in a few words
-    skip_locked: str  # what ends a SELECT of rows that are about to be changed
-    spool: "Database | None"  # where updates go while this database cannot take them
+    skip_locked = ""  # what ends a SELECT of rows that are about to be changed
+    spool: "Database | None" = None  # where updates go while this database cannot take them
+    failure = ""  # why this database has not been used since it failed; empty while it is used
 
     def now(self) -> float:
         """The time that everybody who uses this database compares leases with."""
@@ -45,20 +46,18 @@ class Database(Protocol):
         """Atomically run an INSERT that returns an id and, where it does, the statements in `more`, which find it as
         the only row of `kept`. Durable once this returns the id, or None where nothing was inserted."""
 
-    def check(self) -> None:
-        """Write something. Raises StoreError if an update could not be kept now."""
-
     def advice(self) -> list[str]:
         """What is worth knowing or doing about the database as it is set up, a sentence each."""
 
     def probe(self) -> None:
         """Try again to reach a database that failed. Raises StoreError while it cannot be used."""
 
-    def failure(self) -> str:
-        """Why the database has not been used since it failed; empty while it is used."""
-
     def close(self) -> None:
         """Let go of every connection and file; the next verb opens them again."""
+
+    def check(self) -> None:
+        """Write something. Raises StoreError if an update could not be kept now."""
+        self.execute("INSERT INTO locks VALUES ('check', 0) ON CONFLICT (name) DO UPDATE SET until = excluded.until")
 
 
 def create(config: Mapping[str, Any]) -> Database:

@@ -39,9 +39,7 @@ class _Connection(psycopg.Connection):
         return super().wait(gen, interval, timeout or self.patience)
 
 
-class Postgres:
-    """The contract is in `stores.Database`."""
-
+class Postgres(Database):
     name = "postgresql"
     skip_locked = "FOR UPDATE SKIP LOCKED"
 
@@ -54,13 +52,12 @@ class Postgres:
         self._ahead = time.time() - time.monotonic()  # how far the server's clock is, of this process's monotonic one
         self._lock = threading.Lock()
         self._pool: ConnectionPool[_Connection] | None = None
-        self._failure = ""
         atexit.register(self.close)  # a pool that is open at the end holds Python 3.13 up for 20 s
 
     def now(self) -> float:
         if self._clock:
             return self._clock()
-        if not (self._pool or self._failure):
+        if not (self._pool or self.failure):
             with suppress(StoreError):  # then this machine's clock has to do
                 self._first_pool()
         return time.monotonic() + self._ahead
@@ -83,9 +80,6 @@ class Postgres:
         found = self.execute(f"WITH {', '.join(parts)} SELECT id FROM kept", values)
         return found[0][0] if found else None
 
-    def check(self) -> None:
-        self.execute("INSERT INTO locks VALUES ('check', 0) ON CONFLICT (name) DO UPDATE SET until = excluded.until")
-
     def advice(self) -> list[str]:
         ((version, size, used, allowed, commit),) = self.query(
             "SELECT current_setting('server_version'), pg_database_size(current_database()),"
@@ -107,9 +101,6 @@ class Postgres:
         with self._lock:
             self._open()
 
-    def failure(self) -> str:
-        return self._failure
-
     def close(self) -> None:
         if self.spool:
             self.spool.close()
@@ -118,8 +109,8 @@ class Postgres:
     @contextmanager
     def _connection(self, patience: float = ANSWER, *, reading: bool = False) -> Iterator[_Connection]:
         """A connection that commits each statement. Raises StoreError. A slow `reading` says nothing of the server."""
-        if self._failure:
-            raise StoreError(self._failure)
+        if self.failure:
+            raise StoreError(self.failure)
         pool = self._pool or self._first_pool()
         try:
             connection = pool.getconn()
@@ -138,8 +129,8 @@ class Postgres:
 
     def _first_pool(self) -> "ConnectionPool[_Connection]":
         with self._lock:
-            if self._failure:  # found out by another thread meanwhile
-                raise StoreError(self._failure)
+            if self.failure:  # found out by another thread meanwhile
+                raise StoreError(self.failure)
             return self._pool or self._open()
 
     def _open(self) -> "ConnectionPool[_Connection]":
@@ -167,7 +158,7 @@ class Postgres:
             reconnect_timeout=0,
             open=True,
         )
-        self._failure = ""
+        self.failure = ""
         return self._pool
 
     def _look_at_clock(self, connection: _Connection) -> None:
@@ -179,7 +170,7 @@ class Postgres:
         failure = f"{self.server}: {_reason(error)}"
         about_one = isinstance(error, psycopg.DataError | psycopg.IntegrityError | psycopg.errors.TransactionRollback)
         if pool is self._pool and not about_one:
-            self._failure = failure
+            self.failure = failure
             self._drop(pool)
         return StoreError(failure)
 

@@ -35,19 +35,19 @@ def record(
 
 def drain(db: Database) -> None:
     """Move what waits in the spool into `db`, its work due now. Raises StoreError while that cannot be reached."""
-    if db.failure():
+    if db.failure:
         db.probe()
-    if not waiting(db) or locks.acquire(db.spool, "drain", BATCH_TIME):
+    if not waiting(db) or not locks.acquire(db.spool, "drain", BATCH_TIME):
         return
     try:
         with ThreadPoolExecutor(WRITERS) as pool:  # so that they share the server's waits for its disk
             stored = updates.since(db.spool)
             while batch := list(islice(stored, BATCH)):
-                locks.hold(db.spool, "drain", BATCH_TIME)
+                locks.renew(db.spool, "drain", BATCH_TIME)
                 moved = list(pool.map(partial(_move, db), batch))
                 _discard(db.spool, [each for each, was_moved in zip(batch, moved, strict=True) if was_moved])
     finally:
-        locks.hold(db.spool, "drain", 0)
+        locks.renew(db.spool, "drain", 0)
 
 
 def _move(db: Database, stored: StoredUpdate) -> bool:
@@ -57,9 +57,9 @@ def _move(db: Database, stored: StoredUpdate) -> bool:
     try:
         updates.record(db, stored.load(), pending, None, failed)
     except StoreError as error:
-        if db.failure():
+        if db.failure:
             raise
-        if not locks.acquire(db.spool, f"told of {stored.id}", TOLD_AGAIN):
+        if locks.acquire(db.spool, f"told of {stored.id}", TOLD_AGAIN):
             logger.error("stays spooled", extra={"call_id": stored.call_id, "error": str(error)})
         return False
     return True

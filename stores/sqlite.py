@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from stores import Execute, Rows, StoreError
+from stores import Database, Execute, Rows, StoreError
 from stores.sqlite_writer import LOCK_TIMEOUT, Busy, Writer, connect_reader, is_busy, when_free
 
 BYTES_AN_UPDATE = 700  # of the file, settled, of a call with two; measured
@@ -33,13 +33,10 @@ class Write:
         self.done, self.result, self.error = False, None, None
 
 
-class SQLite:
-    """The contract is in `stores.Database`. Opens nothing before it is used; what fails is opened afresh by the next
-    use."""
+class SQLite(Database):
+    """Opens nothing before it is used; what fails is opened afresh by the next use."""
 
     name = "sqlite"
-    skip_locked = ""
-    spool = None
 
     def __init__(self, path: str, clock: Callable[[], float] | None = None):
         self.path = Path(path)
@@ -75,21 +72,11 @@ class SQLite:
 
         return self._write(run, durable=True)  # a repeat, too: what it repeats may not be on the disk yet
 
-    def check(self) -> None:
-        sql = "INSERT INTO locks VALUES ('check', 0) ON CONFLICT (name) DO UPDATE SET until = excluded.until"
-        self._write(lambda db: db.execute(sql), durable=True)
-
     def advice(self) -> list[str]:
         if not os.path.exists(self.path):
             return []
         left = shutil.disk_usage(self.path.parent).free // BYTES_AN_UPDATE
         return [f"About {left:,} more updates fit onto this disk."] if left < FEW else []
-
-    def probe(self) -> None:
-        """Nothing is needed: what failed is opened afresh by the next verb."""
-
-    def failure(self) -> str:
-        return ""
 
     def close(self) -> None:
         with self._lock:

@@ -56,7 +56,7 @@ def main(settings, process):
         "record": lambda: updates.record(store, update("in-progress"), ["log_event"], NOW + 60),
         "record a status each": lambda: updates.record(store, update(f"status-{next(numbers)}"), ["log_event"]),
         "lease": lambda: jobs.lease_next(store, "log_event", NOW + 60, NOW + 120),
-        "lock": lambda: not locks.acquire(store, "prune", 3600),
+        "lock": lambda: locks.acquire(store, "prune", 3600),
     }
     start = Barrier(THREADS)
 

@@ -114,7 +114,7 @@ class TestTexts:
         assert recent(store, 9, text) == [call]
         assert (call.line, call.line_name, call.customer, call.error, call.end_reason) == (text,) * 5
         assert calls.hourly(store, 0)[0].error == text
-        assert locks.acquire(store, text, 60) == 0
+        assert locks.acquire(store, text, 60)
         assert retention.forget(store, text) == {"calls": 1, "updates": 1, "jobs": 1}
 
     @pytest.mark.parametrize(
@@ -277,27 +277,28 @@ class TestJobs:
 
 class TestLocks:
     def test_one_has_it_until_its_time_is_over(self, store, clock):
-        assert locks.acquire(store, "prune", 60) == 0
+        assert locks.acquire(store, "prune", 60)
         clock.now += 59
-        assert locks.acquire(store, "prune", 60) == pytest.approx(1)
-        assert locks.acquire(store, "reconcile", 60) == 0
+        assert not locks.acquire(store, "prune", 60)
+        assert locks.acquire(store, "reconcile", 60)
         clock.now += 1
-        assert locks.acquire(store, "prune", 60) == 0
+        assert locks.acquire(store, "prune", 60)
         assert locks.ends_at(store, "prune") == clock.now + 60
         assert locks.ends_at(store, "nothing") is None
 
     def test_it_can_be_prolonged_and_let_go_and_one_of_no_seconds_is_anybody_s(self, store):
-        locks.hold(store, "report", 60)
-        assert locks.acquire(store, "report", 5) == pytest.approx(60)
-        locks.hold(store, "report", 0)
-        assert [locks.acquire(store, "report", seconds) for seconds in (0, 0, 5)] == [0, 0, 0]
+        locks.renew(store, "report", 60)
+        assert not locks.acquire(store, "report", 5)
+        locks.renew(store, "report", 0)
+        assert [locks.acquire(store, "report", seconds) for seconds in (0, 0, 5, 5)] == [True, True, True, False]
 
     def test_one_made_by_a_clock_that_ran_ahead_does_not_hold(self, store, clock):
         clock.now += 40 * DAY
         locks.acquire(store, "prune", DAY)
         clock.now = NOW
-        assert locks.acquire(store, "prune", DAY) == 0
-        assert locks.acquire(store, "prune", DAY) == DAY
+        assert locks.acquire(store, "prune", DAY)
+        assert not locks.acquire(store, "prune", DAY)
+        assert locks.ends_at(store, "prune") == NOW + DAY
 
 
 START = "2025-12-13T12:00:00Z"
@@ -470,8 +471,8 @@ class TestRetention:
         assert calls.get(store, "call-1") is None
 
     def test_pruning_takes_locks_that_ended_before(self, store):
-        locks.hold(store, "old", -1)
-        locks.hold(store, "new", 0)
+        locks.renew(store, "old", -1)
+        locks.renew(store, "new", 0)
         retention.prune(store, NOW, 9)
         assert (locks.ends_at(store, "old"), locks.ends_at(store, "new")) == (None, NOW)
 
@@ -494,7 +495,7 @@ def test_refusals_are_counted_by_the_hour_and_reason(store):
 def test_it_advises_in_sentences(store):
     store.check()
     assert all(sentence.endswith(".") for sentence in store.advice())
-    assert store.failure() == ""
+    assert store.failure == ""
 
 
 def test_a_transaction_that_raises_changes_nothing(store):
