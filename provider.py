@@ -32,7 +32,7 @@ def reconcile() -> Iterator[tuple[Call, str]]:
     for call in sorted(old, key=lambda call: call.checked_at or 0)[:CHECKED_AT_ONCE]:
         unknown = False
         try:
-            found = settle_call(call, ask(call))
+            found = settle_call(call, fetch_call(call))
         except GiveUp:
             found, unknown = "unknown to the provider", True
         except Retry as error:
@@ -46,7 +46,7 @@ def reconcile() -> Iterator[tuple[Call, str]]:
         yield call, found
 
 
-def ask(call: Call) -> dict[str, Any]:
+def fetch_call(call: Call) -> dict[str, Any]:
     """The provider's own record of a call. Raises what `get` does."""
     config = current_app.config
     g.attempt = Attempt(PROVIDER)  # not that of an update that was dispatched before

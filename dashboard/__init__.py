@@ -102,12 +102,7 @@ def call(call_id: str | None = None) -> str | Response:
     state, found = calls.get(store, call_id), updates.of_call(store, call_id)
     if state is None and not found:
         return error_response(404, "no call with this id is kept")
-    return render_template(
-        "call.html",
-        id=call_id,
-        call=state,
-        updates=[kept_update(each) for each in found],
-    )
+    return render_template("call.html", id=call_id, call=state, updates=[kept_update(each) for each in found])
 
 
 @blueprint.post("/run-again")

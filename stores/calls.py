@@ -1,24 +1,22 @@
 """Calls: what their updates tell of them together."""
 
 from collections.abc import Collection
+from dataclasses import fields
 from math import inf
 from typing import Any
 
 from schemas.status_update import IN_PROGRESS, StatusUpdate, storable
 from stores import Database
-from stores.records import Call, HourlyCount
+from stores.records import Call, HourlyCount, hour_of
 
-ALL = 2**31 - 1
+NO_LIMIT = 2**31 - 1
 MAX_ERROR = 300  # characters; the update itself has all of them
 
-COLUMNS = (
-    "id, status, type, line, line_name, customer, received_at, started_at, start_received_at, ended_at,"
-    " end_received_at, error, end_reason, seconds, checked_at, unknown"
-)
+COLUMNS = ", ".join(field.name for field in fields(Call))
 _LASTED = "CASE WHEN ended_at >= started_at THEN ended_at - started_at END"  # `seconds`, from an index that has all
 _DETAILS = ("type", "line", "line_name", "customer")
 _FINAL = ("ended_at", "end_received_at", "error", "end_reason")
-_ACTIVE = "start_received_at IS NOT NULL AND end_received_at IS NULL"
+_ACTIVE = "start_received_at > :after AND start_received_at <= :until AND end_received_at IS NULL"
 
 # Of two final updates the one received first stands. Of several values of a detail, the first in the alphabet does:
 # so the call is the same in whatever order its updates come.
@@ -56,7 +54,7 @@ def call_values(update: StatusUpdate) -> dict[str, Any]:
         "line_name": line.name,
         "customer": _cut(update.customer.number),
         "received_at": received_at,
-        "hour": int(received_at // 3600) * 3600,
+        "hour": hour_of(received_at),
         "started_at": timestamp if starts else None,
         "start_received_at": received_at if starts else None,
         "ended_at": timestamp if update.is_final else None,
@@ -77,27 +75,24 @@ def get(db: Database, call_id: str) -> Call | None:
 
 def is_active(db: Database, call_id: str, after: float = 0) -> bool:
     """Whether a call has started, received after `after`, and not ended."""
-    where = f"id = :id AND {_ACTIVE} AND start_received_at > :after"
-    return bool(db.query(f"SELECT 1 FROM calls WHERE {where}", {"id": call_id, "after": after}))
+    return bool(read(db, f"id = :id AND {_ACTIVE}", id=call_id, after=after, until=inf))
 
 
-def active(db: Database, after: float = 0, until: float = inf, limit: int = ALL) -> list[Call]:
+def active(db: Database, after: float = 0, until: float = inf, limit: int = NO_LIMIT) -> list[Call]:
     """The calls that have started and not ended, newest start received first: those whose start was received after
     `after` and no later than `until`."""
-    where = f"{_ACTIVE} AND start_received_at > :after AND start_received_at <= :until"
-    order = "ORDER BY start_received_at DESC, id LIMIT :limit"
-    return read(db, f"{where} {order}", after=after, until=until, limit=limit)
+    newest = f"{_ACTIVE} ORDER BY start_received_at DESC, id LIMIT :limit"
+    return read(db, newest, after=after, until=until, limit=limit)
 
 
 def count_active(db: Database, after: float = 0, until: float = inf) -> int:
     """How many `active` finds without a limit."""
-    where = f"{_ACTIVE} AND start_received_at > :after AND start_received_at <= :until"
-    return db.query(f"SELECT count(*) FROM calls WHERE {where}", {"after": after, "until": until})[0][0]
+    return db.query(f"SELECT count(*) FROM calls WHERE {_ACTIVE}", {"after": after, "until": until})[0][0]
 
 
 def hourly(db: Database, since: float, until: float = 2.0**53) -> list[HourlyCount]:
     """The calls first heard of from the hour that `since` is in until `until`, by hour, line, status and error."""
-    hours = {"since": int(since // 3600) * 3600, "last": int(until)}  # integers, as the index has
+    hours = {"since": hour_of(since), "last": int(until)}  # integers, as the index has
     found = db.query(
         f"SELECT hour, line, status, coalesce(error, ''), count(*), count({_LASTED}), coalesce(sum({_LASTED}), 0),"
         " max(received_at) FROM calls WHERE hour >= :since AND hour <= :last AND received_at < :until"

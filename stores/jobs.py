@@ -4,6 +4,7 @@ A lease's end is its fencing token: success always ends the job, failure is writ
 """
 
 from collections.abc import Collection
+from dataclasses import asdict
 
 from schemas.status_update import StatusUpdate, storable
 from stores import Database, updates
@@ -30,8 +31,7 @@ def _change(db: Database, update_id: int, lease: float, job: Job) -> None:
         "UPDATE jobs SET state = :state, due_at = :due_at, attempts = :attempts, first_tried_at = :first_tried_at,"
         " error = :error, done_at = :done_at WHERE update_id = :id AND handler = :handler"
         + ("" if job.state == "done" else " AND due_at = :lease"),
-        {name: getattr(job, name) for name in Job.__slots__}
-        | {"error": job.error and storable(job.error), "id": update_id, "lease": lease},
+        asdict(job) | {"error": job.error and storable(job.error), "id": update_id, "lease": lease},
     )
 
 
@@ -117,13 +117,7 @@ def with_same_error(db: Database, handler: str, update: StatusUpdate) -> list[in
     """The other updates, a thousand at most, that `handler` has still to do and whose error is like this one's."""
     found = db.query(
         "SELECT id FROM updates JOIN jobs ON update_id = id WHERE handler = :handler AND state IN ('pending', 'leased')"
-        " AND error_group = :group AND (call_id <> :call_id OR status <> :status) ORDER BY id LIMIT :most",
-        {
-            "handler": handler,
-            "group": update.error_group,
-            "call_id": update.call.id,
-            "status": update.call.status,
-            "most": _MOST_AT_ONCE,
-        },
+        " AND error_group = :group AND (call_id <> :id OR status <> :status) ORDER BY id LIMIT :most",
+        {"handler": handler, "group": update.error_group, "most": _MOST_AT_ONCE, **asdict(update.call)},
     )
     return [id for (id,) in found]

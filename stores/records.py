@@ -12,6 +12,11 @@ class StoreError(Exception):
     """The store cannot keep or find anything now; the text names the file or server and the cause."""
 
 
+def hour_of(moment: float) -> int:
+    """When the hour began that `moment` is in."""
+    return int(moment // 3600) * 3600
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One handler's work on one update.

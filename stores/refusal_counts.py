@@ -1,9 +1,10 @@
-"""RefusalCount requests, counted by the hour and reason."""
+"""Requests that were refused, counted by the hour and reason."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 
 from stores import Database
-from stores.records import RefusalCount
+from stores.records import RefusalCount, hour_of
 
 
 def add(db: Database, refused: Iterable[RefusalCount]) -> None:
@@ -13,12 +14,7 @@ def add(db: Database, refused: Iterable[RefusalCount]) -> None:
             "INSERT INTO refusals AS r (hour, reason, times, latest) VALUES (:hour, :reason, :times, :latest)"
             " ON CONFLICT (hour, reason) DO UPDATE SET times = r.times + excluded.times,"
             " latest = CASE WHEN excluded.latest > r.latest THEN excluded.latest ELSE r.latest END",
-            {
-                "hour": int(each.latest // 3600) * 3600,
-                "reason": each.reason,
-                "times": each.times,
-                "latest": each.latest,
-            },
+            {"hour": hour_of(each.latest), **asdict(each)},
         )
 
 
@@ -27,6 +23,6 @@ def since(db: Database, moment: float) -> list[RefusalCount]:
     found = db.query(
         "SELECT reason, sum(times), max(latest) FROM refusals WHERE hour >= :hour GROUP BY reason"
         " ORDER BY sum(times) DESC, reason",
-        {"hour": moment - moment % 3600},
+        {"hour": hour_of(moment)},
     )
     return [RefusalCount(reason, int(times), latest) for reason, times, latest in found]

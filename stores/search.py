@@ -9,7 +9,7 @@ from typing import Any
 
 from schemas.status_update import storable
 from stores import Database
-from stores.calls import ALL, COLUMNS, read
+from stores.calls import COLUMNS, NO_LIMIT, read
 from stores.records import Call
 
 NONE = "none"  # as a line: calls without one; as an error: calls that ended with one that has no message
@@ -88,7 +88,7 @@ def _find(db: Database, filters: Filters, digits: str, before: tuple[float, str]
     (kind, first), *others = conditions
     looked_at = f"SELECT {COLUMNS} FROM calls WHERE {first}"
     if kind == _FEW:
-        looked_at += f" LIMIT {ALL}"  # so that they are not looked for among all calls, in the order of the list
+        looked_at += f" LIMIT {NO_LIMIT}"  # so that they are not looked for among all calls, in the order of the list
     else:
         looked_at += f" AND {_OLDER} {_NEWEST} LIMIT {SCANNED if others else ':limit'}"
     where = " AND ".join([_OLDER, *(condition for _, condition in others)])
