@@ -19,6 +19,7 @@ from stores.records import Call
 
 CHECKED_AT_ONCE = 30  # calls; the provider takes 100 requests a minute
 GOES_ON = ("ringing", "connecting", "in-progress", "transferred")  # the provider's statuses of a call that is not over
+NOT_TOLD = "not told by the provider's API"
 
 
 def reconcile() -> Iterator[tuple[Call, str]]:
@@ -38,10 +39,10 @@ def reconcile() -> Iterator[tuple[Call, str]]:
         except Retry as error:
             if isinstance(error, Unavailable) and error.after:
                 locks.renew(store, "reconcile", config["CHECK_EVERY"] + error.after)
-            yield call, f"not told by the provider's API: {error}"
+            yield call, f"{NOT_TOLD}: {error}"
             return
         except (ValueError, AttributeError, ValidationError) as error:
-            found = f"not told by the provider's API: the answer cannot be read ({error})"
+            found = f"{NOT_TOLD}: the answer cannot be read ({error})"
         calls.note_checked(store, call.id, unknown=unknown)
         yield call, found
 

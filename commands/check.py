@@ -14,7 +14,7 @@ import requests
 from flask import current_app
 from flask.cli import with_appcontext
 
-from commands.client import Command, first_secret, new_session, post, webhook_url
+from commands.client import Command, first_secret, new_session, post, signed, webhook_url
 from config import LOOPBACK, MAX_BODY
 from schemas.status_update import ENDED_WITH_ERROR, IN_PROGRESS
 from schemas.times import isoformat
@@ -79,25 +79,19 @@ def check_deployment(url: str, secret: str | None, send: bool) -> None:
 
 def deliveries(secret: str | None) -> Iterator[tuple[str, str, str, bytes | None, dict[str, str]]]:
     """What is sent, the answer expected, and the method, body and headers. None of it can be kept, or count as lost."""
-    now = int(time.time())
-
-    def signed(body: bytes, by: str | None = secret, timestamp: int = now) -> dict[str, str]:
-        stamped = {"X-Webhook-Timestamp": f"{timestamp}"}
-        return stamped | {"X-Webhook-Signature": sign(by, timestamp, body)} if by else {}
-
     empty, broken = b'{"message": {}}', b'{"message": '
     yield "a GET", "405", "GET", None, {}
     if secret:
         yield "unsigned", "401", "POST", empty, {}
         yield "signed with another secret", "401", "POST", empty, signed(empty, uuid.uuid4().hex)
-        yield "signed a day ago", "401", "POST", empty, signed(empty, secret, now - 86400)
-    yield "broken JSON", "400", "POST", broken, signed(broken)
-    yield "no status update", "422", "POST", empty, signed(empty)
+        yield "signed a day ago", "401", "POST", empty, signed(empty, secret, age=86400)
+    yield "broken JSON", "400", "POST", broken, signed(broken, secret)
+    yield "no status update", "422", "POST", empty, signed(empty, secret)
     for kind in OTHER_TYPES:
         body = json.dumps({"message": {"type": kind}}).encode()
-        yield f"a message of type {kind}", "200 {}", "POST", body, signed(body)
+        yield f"a message of type {kind}", "200 {}", "POST", body, signed(body, secret)
     too_large = b" " * (MAX_BODY + 1)
-    yield "over 1 MiB", "413", "POST", too_large, signed(too_large)
+    yield "over 1 MiB", "413", "POST", too_large, signed(too_large, secret)
 
 
 def send_test_call(url: str, secret: str | None) -> int:

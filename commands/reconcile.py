@@ -23,5 +23,5 @@ def reconcile() -> None:
         click.echo(f"{mask(call.id)}: {found}")
     if not results:
         click.echo("no call has been active for over an hour")
-    if any(found.startswith("not told") for found in results):
+    if any(found.startswith(provider.NOT_TOLD) for found in results):
         sys.exit(1)

@@ -26,6 +26,7 @@ from dashboard.health import health
 from dashboard.presenters import call_state, kept_update, paused_at
 from dispatch import retry_one
 from handlers import HANDLERS
+from handlers.alerts import public_url
 from schemas.times import iso
 from startup import dangers, warnings
 from stores import Database, StoreError, calls, get_store, jobs, refusal_counts, spool, updates
@@ -165,6 +166,6 @@ def _now(store: Database) -> dict[str, Any]:
         "spooled": (spool.waiting(store), store.failure),
         "dangers": dangers(config),
         "warnings": warnings(config),
-        "url": request.headers.get("X-Forwarded-Proto", request.scheme) + "://" + request.host + WEBHOOK_PATH,
+        "url": public_url() + WEBHOOK_PATH,
         "signed": bool(config["WEBHOOK_SECRET"]),
     }

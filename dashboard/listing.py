@@ -6,19 +6,18 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from math import isfinite
+from types import SimpleNamespace
 from typing import Any
 
 from flask import Response, abort, request
 
-from dashboard.presenters import call_state
+from dashboard.presenters import SHOWN, call_state
 from schemas.times import parse_time
 from stores import Database
 from stores.records import Call
 from stores.search import Filters, Page, find
 
 NAMES = [field.name for field in fields(Filters)]
-COLUMNS = ("id", "status", "type", "line", "line_name", "customer", "received_at", "started_at", "ended_at", "seconds")
-COLUMNS += ("error", "end_reason")
 # What a spreadsheet would take for a formula or a number, which it writes in its own way.
 _NO_TEXT = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]|[0-9.,]+(?:[eE][0-9]+)?\Z")
 
@@ -61,18 +60,11 @@ def _every_call(db: Database, wanted: Filters) -> Iterator[Call]:
         yield from page.calls
 
 
-class _Line:
-    """Where a CSV writer writes: it returns the line."""
-
-    def write(self, line: str) -> str:
-        return line
-
-
 def _csv(states: Iterable[dict[str, Any]]) -> Iterator[str]:
-    writer = csv.writer(_Line())
-    yield "\ufeff" + writer.writerow(COLUMNS)  # or Excel does not take it for UTF-8
+    writer = csv.writer(SimpleNamespace(write=str))  # which returns the line that it is given
+    yield "\ufeff" + writer.writerow(SHOWN)  # or Excel does not take it for UTF-8
     for state in states:
-        yield writer.writerow(map(_cell, map(state.get, COLUMNS)))
+        yield writer.writerow(map(_cell, state.values()))
 
 
 def _cell(value: Any) -> Any:

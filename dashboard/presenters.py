@@ -10,12 +10,15 @@ from handlers.service import service
 from schemas.times import iso
 from stores.records import Call, Job, StoredUpdate
 
+# What files, wallboards and spreadsheets get of a call.
+SHOWN = ("id", "status", "type", "line", "line_name", "customer", "received_at", "started_at", "ended_at", "seconds")
+SHOWN += ("error", "end_reason")
+
 
 def call_state(call: Call) -> dict[str, Any]:
-    """One call in `/calls.json`."""
-    plain = ("id", "status", "type", "line", "line_name", "customer", "seconds", "error", "end_reason")
-    times = ("started_at", "ended_at", "received_at")
-    return {name: getattr(call, name) for name in plain} | {name: iso(getattr(call, name)) for name in times}
+    """One call in `/calls.json`, or a line of a file: SHOWN, times in ISO 8601."""
+    found = {name: getattr(call, name) for name in SHOWN}
+    return {name: iso(value) if name.endswith("_at") else value for name, value in found.items()}
 
 
 def kept_update(kept: StoredUpdate) -> dict[str, Any]:
