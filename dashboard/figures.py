@@ -1,48 +1,30 @@
 """Calls, errors and durations of the last day, week or month, beside those before."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from flask import current_app
 
 from schemas.times import iso
 from stores import Database, calls
-from stores.records import HourlyCount
+from stores.records import Tally
 
 HOUR, DAY = 3600, 24 * 3600
 PERIODS = {1: HOUR, 7: 6 * HOUR, 30: DAY}  # by days: the seconds of each bar of the chart
 SETTLED = 3 * HOUR  # after which hardly anything changes, so that it is read again once a minute only
 KEPT = 60  # seconds
 
-Tallies = dict[tuple[str, str | None], "Tally"]
+Tallies = dict[tuple[str, str | None], Tally]  # by line and error message, and of all
 
 
-@dataclass(slots=True)
-class Tally:
-    """So many calls, of which so many ended with an error; `timed` of them lasted `seconds` together."""
-
-    calls: int = 0
-    errors: int = 0
-    timed: int = 0
-    seconds: float = 0.0
-    latest: float = 0.0
-
-    def add(self, other: "Tally | HourlyCount") -> None:
-        self.calls += other.calls
-        self.errors += other.errors
-        self.timed += other.timed
-        self.seconds += other.seconds
-        self.latest = max(self.latest, other.latest)
-
-    def shown(self) -> dict[str, Any]:
-        """The rate is None where there were no calls, the mean where no call's duration is known."""
-        return {
-            "calls": self.calls,
-            "errors": self.errors,
-            "error_rate": self.errors / self.calls if self.calls else None,
-            "mean_seconds": self.seconds / self.timed if self.timed else None,
-        }
+def shown(tally: Tally) -> dict[str, Any]:
+    """The rate is None where there were no calls, the mean where no call's duration is known."""
+    return {
+        "calls": tally.calls,
+        "errors": tally.errors,
+        "error_rate": tally.errors / tally.calls if tally.calls else None,
+        "mean_seconds": tally.seconds / tally.timed if tally.timed else None,
+    }
 
 
 def first_hour(now: float, days: int = 1) -> int:
@@ -65,10 +47,10 @@ def figures(db: Database, now: float, days: int = 1) -> dict[str, Any]:
     ranked = sorted(whole.items(), key=lambda item: (-item[1].calls, item[0][1] or ""))
     lines = [(line, tally) for (kind, line), tally in ranked if kind == "line"]
     names = calls.line_names(db, [line for line, _ in lines if line][:100])
-    return _all(whole).shown() | {
+    return shown(_all(whole)) | {
         "days": days,
         "since": iso(since),
-        "before": _all(before).shown() if before else None,
+        "before": shown(_all(before)) if before else None,
         "hours": [
             {"hour": iso(start), "until": iso(start + step), "calls": _all(found).calls, "errors": _all(found).errors}
             for start, found in bars.items()
@@ -78,7 +60,7 @@ def figures(db: Database, now: float, days: int = 1) -> dict[str, Any]:
             for (kind, error), tally in ranked
             if kind == "error"
         ],
-        "lines": [{"line": line, "line_name": names.get(line), **tally.shown()} for line, tally in lines],
+        "lines": [{"line": line, "line_name": names.get(line), **shown(tally)} for line, tally in lines],
     }
 
 
@@ -106,10 +88,9 @@ def _tallies(db: Database, since: int, until: int, now: float) -> Tallies:
     if known := kept.get((since, until)):
         return known[1]
     found: Tallies = {}
-    for each in calls.hourly(db, since, until):
-        of_error = [("error", each.error or "")] if each.errors else []
-        for key in (("all", None), ("line", each.line), *of_error):
-            found.setdefault(key, Tally()).add(each)
+    for line, error, tally in calls.tallies(db, since, until):
+        for key in (("all", None), ("line", line), *([] if error is None else [("error", error)])):
+            found.setdefault(key, Tally()).add(tally)
     if until <= settled:
         kept[since, until] = now, found
     return found

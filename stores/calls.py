@@ -7,7 +7,7 @@ from typing import Any
 
 from schemas.status_update import IN_PROGRESS, StatusUpdate, storable
 from stores import Database
-from stores.records import Call, HourlyCount, hour_of
+from stores.records import Call, Tally, hour_of
 
 NO_LIMIT = 2**31 - 1
 MAX_ERROR = 300  # characters; the update itself has all of them
@@ -90,16 +90,18 @@ def count_active(db: Database, after: float = 0, until: float = inf) -> int:
     return db.query(f"SELECT count(*) FROM calls WHERE {_ACTIVE}", {"after": after, "until": until})[0][0]
 
 
-def hourly(db: Database, since: float, until: float = 2.0**53) -> list[HourlyCount]:
-    """The calls first heard of from the hour that `since` is in until `until`, by hour, line, status and error."""
+def tallies(db: Database, since: float, until: float = 2.0**53) -> list[tuple[str | None, str | None, Tally]]:
+    """The calls first heard of from the hour that `since` is in until `until`, counted by hour, line, status and error:
+    the line, the message of those that ended with an error ('' where it had none), and how many they are."""
     hours = {"since": hour_of(since), "last": int(until)}  # integers, as the index has
+    failed = "CASE WHEN status = 'ended-with-error' THEN coalesce(error, '') END"
     found = db.query(
-        f"SELECT hour, line, status, coalesce(error, ''), count(*), count({_LASTED}), coalesce(sum({_LASTED}), 0),"
+        f"SELECT line, {failed}, count(*), count({failed}), count({_LASTED}), coalesce(sum({_LASTED}), 0),"
         " max(received_at) FROM calls WHERE hour >= :since AND hour <= :last AND received_at < :until"
         " GROUP BY hour, line, status, error",
         hours | {"until": until},
     )
-    return [HourlyCount(*row) for row in found]
+    return [(line, error, Tally(*counts)) for line, error, *counts in found]
 
 
 def line_names(db: Database, lines: Collection[str]) -> dict[str, str]:

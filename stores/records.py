@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
-from schemas.status_update import ENDED_WITH_ERROR, StatusUpdate, load_update
+from schemas.status_update import StatusUpdate, load_update
 
 
 class StoreError(Exception):
@@ -101,23 +101,23 @@ class Call:
     unknown: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class HourlyCount:
-    """The calls first heard of in the hour from `hour` that have one line, status and error; `timed` of them lasted
-    `seconds` together. `latest` is when the latest of them was first heard of."""
+@dataclass(slots=True)
+class Tally:
+    """So many calls, of which so many ended with an error; `timed` of them lasted `seconds` together. `latest` is when
+    the latest of them was first heard of."""
 
-    hour: int
-    line: str | None
-    status: str
-    error: str | None
-    calls: int
-    timed: int
-    seconds: float
-    latest: float
+    calls: int = 0
+    errors: int = 0
+    timed: int = 0
+    seconds: float = 0.0
+    latest: float = 0.0
 
-    @property
-    def errors(self) -> int:
-        return self.calls if self.status == ENDED_WITH_ERROR else 0
+    def add(self, other: "Tally") -> None:
+        self.calls += other.calls
+        self.errors += other.errors
+        self.timed += other.timed
+        self.seconds += other.seconds
+        self.latest = max(self.latest, other.latest)
 
 
 @dataclass(frozen=True, slots=True)

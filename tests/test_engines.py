@@ -118,7 +118,9 @@ def reported(db):
         "calls": [calls.get(db, id) for id in IDS],
         "updates": [[(each.call_id, each.status, each.jobs) for each in kept_updates.of_call(db, id)] for id in IDS],
         "since": [[each.message for each in kept_updates.since(db, since)] for since in (0, NOW + 1, NOW + 2)],
-        "hourly": [replace(each, seconds=round(each.seconds, 3)) for each in sorted(calls.hourly(db, 0), key=repr)],
+        "tallies": sorted(
+            [(*key, replace(tally, seconds=round(tally.seconds, 3))) for *key, tally in calls.tallies(db, 0)], key=repr
+        ),
         "backlog": jobs.backlog(db),
         "latest": kept_updates.latest(db),
     }
@@ -176,7 +178,7 @@ def test_a_call_does_not_depend_on_the_order_of_its_updates(pair, life, data):
             for each in order:
                 assert kept_updates.record(db, each, ())
             others = db.query("SELECT hour, updated_at FROM calls")
-            found.append((calls.get(db, "call-1"), calls.hourly(db, 0), others))
+            found.append((calls.get(db, "call-1"), calls.tallies(db, 0), others))
     assert found == found[:1] * 6
     call = found[0][0]
     for name, values in (

@@ -8,7 +8,7 @@ import pytest
 
 from schemas.status_update import dump
 from stores import calls, jobs, locks, refusal_counts, retention, updates
-from stores.records import HourlyCount, Job, RefusalCount
+from stores.records import Job, RefusalCount, Tally
 from tests.conftest import NOW, jobs_of, recent, update
 from tests.race import PROCESSES, THREADS, racing
 
@@ -113,7 +113,7 @@ class TestTexts:
         call = calls.get(store, text)
         assert recent(store, 9, text) == [call]
         assert (call.line, call.line_name, call.customer, call.error, call.end_reason) == (text,) * 5
-        assert calls.hourly(store, 0)[0].error == text
+        assert calls.tallies(store, 0)[0][1] == text
         assert locks.acquire(store, text, 60)
         assert retention.forget(store, text) == {"calls": 1, "updates": 1, "jobs": 1}
 
@@ -335,7 +335,7 @@ class TestCalls:
         assert (call.status, call.seconds, call.error, call.end_reason) == ("ended", 300, None, "user_hangup")
         assert (call.received_at, call.customer, call.line) == (NOW - 1, "+31612345678", "+31850835037")
         assert calls.active(store) == []
-        assert calls.hourly(store, NOW - 3600) == [HourlyCount(HOUR, LINE, "ended", "", 1, 1, 300.0, NOW - 1)]
+        assert calls.tallies(store, NOW - 3600) == [(LINE, None, Tally(1, 0, 1, 300.0, NOW - 1))]
 
     @pytest.mark.parametrize("statuses", [("ended", "ended-with-error"), ("queued", "ringing")])
     def test_updates_received_at_once_give_the_same_call_in_any_order(self, store, statuses):
@@ -378,7 +378,7 @@ class TestCalls:
         record(store, "in-progress", timestamp=END)
         record(store, "ended", timestamp=START)
         assert calls.get(store, "call-1").seconds is None
-        assert [(each.calls, each.timed, each.seconds) for each in calls.hourly(store, 0)] == [(1, 0, 0)]
+        assert [tally for _, _, tally in calls.tallies(store, 0)] == [Tally(1, 0, 0, 0.0, NOW)]
 
     def test_one_is_not_found_by_the_first_digits_of_its_number(self, store):
         record(store, customer={"number": "+31600000001"})
@@ -399,11 +399,11 @@ class TestCalls:
             record(store, "in-progress", f"call-{index}", received_at, timestamp=START)
             status = "ended-with-error" if error else "ended"
             record(store, status, f"call-{index}", hour + 9, timestamp=END, error=error)
-        assert sorted(calls.hourly(store, HOUR + 100), key=lambda each: each.hour) == [
-            HourlyCount(hour - 3600, LINE, "ended", "", 1, 1, 300.0, hour - 1),
-            HourlyCount(hour, LINE, "ended-with-error", "SIP 486", 2, 2, 600.0, hour + 1),
-        ]
-        assert [each.hour for each in calls.hourly(store, hour)] == [hour]
+        first = (LINE, None, Tally(1, 0, 1, 300.0, hour - 1))
+        second = (LINE, "SIP 486", Tally(2, 2, 2, 600.0, hour + 1))
+        assert sorted(calls.tallies(store, HOUR + 100), key=repr) == sorted([first, second], key=repr)
+        assert calls.tallies(store, HOUR + 100, hour) == [first]
+        assert calls.tallies(store, hour) == [second]
 
     def test_it_is_noted_when_one_was_checked_with_the_provider(self, store):
         record(store)
@@ -428,7 +428,7 @@ class TestRetention:
         left = {"other", "call-_+316123456789_abc"}
         assert {stored.call_id for stored in updates.since(store)} == left
         assert {call.id for call in recent(store, 50)} == left
-        assert sum(each.calls for each in calls.hourly(store, 0)) == 2
+        assert sum(tally.calls for _, _, tally in calls.tallies(store, 0)) == 2
         assert retention.forget(store, "+31612345678") == {"calls": 0, "updates": 0, "jobs": 0}
 
     @pytest.mark.parametrize("number", ["+31622222222", "\u00e9\t\\\"%_'", "2\\"])
@@ -459,7 +459,7 @@ class TestRetention:
         assert [retention.prune(store, NOW, 3) for _ in range(3)] == [(3, 3), (1, 1), (0, 0)]
         assert {stored.call_id for stored in updates.since(store)} == {"old-0", "new"}
         assert {call.id for call in recent(store, 50)} == {"old-0", "new"}
-        assert sum(each.calls for each in calls.hourly(store, 0)) == 2
+        assert sum(tally.calls for _, _, tally in calls.tallies(store, 0)) == 2
         assert [each.failed for each in jobs.backlog(store) if each.handler == "update_crm"] == [0]
 
     def test_a_call_goes_with_the_last_of_its_updates(self, store):
