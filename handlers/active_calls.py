@@ -13,6 +13,7 @@ from stores import calls, get_store
 
 SET = "active_calls"
 TIMEOUT = 1.0  # seconds to connect, and to wait for an answer
+CHECK = "check REDIS_URL: its password, and rediss:// where the server speaks TLS; and REDIS_TLS_VERIFY"
 
 
 def connect(config: Mapping[str, Any]) -> Any:
@@ -73,25 +74,8 @@ def _ask(command: Any, *arguments: str) -> Any:
         try:
             return command(*arguments)
         except (ConnectionError, TimeoutError) as error:
-            raise Unavailable(f"Redis: {error}{hint(error)}") from None
+            raise Unavailable(f"Redis: {error} ({CHECK})") from None
         except RedisError as error:
-            raise Retry(f"Redis: {error}{hint(error)}") from None
+            raise Retry(f"Redis: {error}") from None
 
-    hint = partial(_hint, tls=current_app.config["REDIS_URL"].startswith("rediss:"))
     return ask(partial(with_timeout, run))
-
-
-def _hint(error: Exception, tls: bool) -> str:
-    """What to set where a setting may be the cause."""
-    from redis.exceptions import AuthenticationError, NoPermissionError
-
-    text = str(error)
-    if isinstance(error, AuthenticationError | NoPermissionError):
-        return " (correct the user name or password in REDIS_URL)"
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return " (where the platform signs its own certificate, set REDIS_TLS_VERIFY=false)"
-    if tls and ("SSL" in text or "Timeout connecting" in text):
-        return " (where it speaks no TLS, REDIS_URL starts with redis://)"
-    if not tls and ("closed by server" in text or "reset by peer" in text):
-        return " (where it speaks TLS only, REDIS_URL starts with rediss://)"
-    return ""

@@ -14,7 +14,7 @@ from redis import Redis
 
 from app import create_app
 from dispatch import retry_one
-from handlers.active_calls import track_call
+from handlers.active_calls import CHECK, track_call
 from handlers.service import service as service_of
 from retries import start_retrying
 from stores import calls, get_store, retention, updates
@@ -239,16 +239,19 @@ def test_a_server_that_hangs_is_not_waited_for(settings, monkeypatch):
         told(settings, f"redis://127.0.0.1:{listener.getsockname()[1]}", "Timeout")
 
 
-@pytest.mark.parametrize("user", ["nobody:hush", "limited:hush2", "limited:hush"])
-def test_a_wrong_password_is_told_as_such(settings, valkey, user):
+@pytest.mark.parametrize(
+    ("user", "words"),
+    [("nobody:hush", ["password", CHECK]), ("limited:hush2", ["password", CHECK]), ("limited:hush", ["permission"])],
+)
+def test_a_wrong_password_is_told_as_such(settings, valkey, user, words):
     valkey.acl_setuser("limited", enabled=True, passwords=["+hush"], commands=["+ping"])
-    told(settings, valkey.url.replace("//", f"//{user}@"), "password in REDIS_URL")
+    told(settings, valkey.url.replace("//", f"//{user}@"), *words)
     valkey.acl_deluser("limited")
 
 
 @pytest.mark.parametrize(
     ("name", "value", "before", "words"),
-    [("requirepass", "hush", "", "password in REDIS_URL"), ("maxmemory", "1mb", 0, "maxmemory")],
+    [("requirepass", "hush", "", CHECK), ("maxmemory", "1mb", 0, "maxmemory")],
 )
 def test_a_missing_password_and_a_full_server_are_told_as_such(settings, valkey, name, value, before, words):
     valkey.config_set(name, value)
@@ -294,7 +297,7 @@ def tls_port(valkey_server):
 
 def test_a_certificate_that_nobody_knows_is_refused_unless_told_otherwise(settings, valkey, tls_port):
     url = f"rediss://localhost:{tls_port}"
-    told(settings, url, "CERTIFICATE_VERIFY_FAILED", "set REDIS_TLS_VERIFY=false")
+    told(settings, url, "CERTIFICATE_VERIFY_FAILED", CHECK)
     with receiver(settings, url, REDIS_TLS_VERIFY=False) as client:
         assert client.post(URL, json=message(call_id="b")).data == b"OK"
     assert members(valkey) == {"b"}
@@ -302,11 +305,11 @@ def test_a_certificate_that_nobody_knows_is_refused_unless_told_otherwise(settin
 
 def test_no_tls_where_it_is_expected_is_told_as_such(settings, valkey, monkeypatch):
     monkeypatch.setattr("handlers.active_calls.TIMEOUT", 0.1)
-    told(settings, valkey.url.replace("redis:", "rediss:"), "REDIS_URL starts with redis://")
+    told(settings, valkey.url.replace("redis:", "rediss:"), "Timeout connecting", CHECK)
 
 
 def test_tls_where_it_is_not_expected_is_told_as_such(settings, tls_port):
-    told(settings, f"redis://127.0.0.1:{tls_port}", "REDIS_URL starts with rediss://")
+    told(settings, f"redis://127.0.0.1:{tls_port}", CHECK)
 
 
 def test_an_idle_connection_that_the_server_closed_costs_no_update(post, valkey):
