@@ -1,14 +1,17 @@
 """A process's threads: one for each handler does what is pending, with others to help while there is much to do; one
-writes what requests have done; and one keeps the receiver well."""
+writes what requests have done; the rest keep the receiver well."""
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
+from typing import Any
 
-from flask import Flask
+from flask import Flask, current_app
 
 from dispatch import Handler, retry_one, settle
 from handlers import HANDLERS
@@ -32,17 +35,23 @@ def init_app(app: Flask) -> None:
 
 
 def start_retrying(app: Flask) -> Callable[[], None]:
-    """Start this process's retry threads, unless they run already.
+    """Start this process's threads, unless they run already.
 
     Returns what ends them: that finishes what is in hand, tries due work a last time and logs what stays pending.
     """
     stopping = threading.Event()
     settlements: SimpleQueue[Settlement | None] = SimpleQueue()
     settling = threading.Thread(target=_settle, args=(app, settlements), name="settle", daemon=True)
-    threads = [threading.Thread(target=_maintain, args=(app, stopping), name="upkeep", daemon=True)]
-    for handler in HANDLERS:
-        target, name = (app, handler, stopping), f"retry-{handler.__name__}"
-        threads.append(threading.Thread(target=_retry, args=target, name=name, daemon=True))
+    often, seldom = app.config["RETRY_EVERY"], app.config["UPKEEP_EVERY"]
+
+    def repeating(name: str, every: float, duty: Callable[..., None], *args: Any) -> threading.Thread:
+        args = (app, stopping, every, partial(duty, *args))
+        return threading.Thread(target=_repeat, args=args, name=name, daemon=True)
+
+    threads = [repeating(f"retry-{handler.__name__}", often, _retry, handler, stopping) for handler in HANDLERS]
+    threads.append(repeating("spool", often, _drain, stopping))
+    threads.append(repeating("upkeep", seldom, upkeep, stopping))
+    threads.append(repeating("troubles", seldom, report_troubles))
 
     def stop() -> None:
         stopping.set()
@@ -78,18 +87,34 @@ def _settle(app: Flask, settlements: "SimpleQueue[Settlement | None]") -> None:
         settlement = None if None in found else settlements.get()
 
 
-def _retry(app: Flask, handler: Handler, stopping: threading.Event) -> None:
-    """Do what `handler` has due, again and again."""
-    while not stopping.wait(app.config["RETRY_EVERY"]):
+def _repeat(app: Flask, stopping: threading.Event, every: float, duty: Callable[[], None]) -> None:
+    """Do `duty` every so many seconds, soon for the first time, until `stopping`."""
+    pause, logged = app.config["RETRY_EVERY"], ""
+    while not stopping.wait(pause):
+        pause = every
         try:
             with app.app_context():
-                due_by = get_store().now()
-            for _ in catch_up(app, handler, due_by, stopping):
-                pass
-        except StoreError:
-            pass  # `_maintain` logs it, and asks the store until it answers
+                duty()
+            logged = ""
+        except StoreError as error:
+            if str(error) != logged:
+                logger.error("retries wait for the store", extra={"error": str(error)})
+            logged = str(error)
         except Exception:
-            logger.exception("retry thread", extra={"handler": handler.__name__})
+            logger.exception("background thread", extra={"fields": {"thread": threading.current_thread().name}})
+
+
+def _drain(stopping: threading.Event) -> None:
+    """Drain the spool, and write down what was refused."""
+    spool.drain(get_store(), stopping)
+    current_app.extensions["refusals"].flush(get_store().now())
+
+
+def _retry(handler: Handler, stopping: threading.Event) -> None:
+    """Do what `handler` has due."""
+    with suppress(StoreError):  # the other threads log it
+        for _ in catch_up(current_app._get_current_object(), handler, get_store().now(), stopping):
+            pass
 
 
 def catch_up(
@@ -122,33 +147,6 @@ def catch_up(
             finished = next(iter(wait(running, return_when=FIRST_COMPLETED).done))
             running.remove(finished)
             done = finished.result()
-
-
-def _maintain(app: Flask, stopping: threading.Event) -> None:
-    """Drain the spool, write down what was refused, and do the upkeep, again and again."""
-    every = app.config["RETRY_EVERY"]
-    pause, steps, upkeep_at, report_at, unknown_handlers, logged = every, iter(()), 0.0, 0.0, set(), ""
-    while not stopping.wait(pause):
-        pause = every
-        with app.app_context():
-            try:
-                if time.monotonic() >= report_at:
-                    report_at = time.monotonic() + app.config["UPKEEP_EVERY"]
-                    report_troubles()
-                spool.drain(get_store())
-                app.extensions["refusals"].flush(get_store().now())
-                if next(steps, False):
-                    pause = 0
-                elif time.monotonic() >= upkeep_at:
-                    steps, upkeep_at = upkeep(unknown_handlers), time.monotonic() + app.config["UPKEEP_EVERY"]
-                logged = ""
-            except StoreError as error:
-                if str(error) != logged:
-                    logger.error("retries wait for the store", extra={"error": str(error)})
-                logged = str(error)
-            except Exception:
-                logger.exception("upkeep thread")
-                pause = 5 * every
 
 
 def _last_try(app: Flask) -> None:

@@ -1,8 +1,8 @@
 """What keeps a receiver well for months: pruning, the mirror of active calls, jobs of handlers that are gone."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
+from threading import Event
 
 from flask import current_app
 
@@ -19,36 +19,34 @@ BATCH = 500  # updates pruned at a time
 logger = logging.getLogger(__name__)
 
 
-def upkeep(unknown_handlers: set[str]) -> Iterator[bool]:
-    """Do what is due and no other process has taken on, in steps short enough to come between retries."""
+def upkeep(stopping: Event) -> None:
+    """Do what is due and no other process has taken on, as long as the process is not `stopping`."""
     store, config = get_store(), current_app.config
     longest_delay = max(1.5 * config["RETRY_LONGEST"], config["ALERT_INTERVAL"] + 60)
     jobs.reset_far_future(store, 2 * config["LEASE"], longest_delay)
-    settle_unknown_handlers(unknown_handlers)
-    yield True
+    settle_unknown_handlers()
     if config["REDIS_URL"] and locks.acquire(store, "mirror", config["UPKEEP_EVERY"] - 1):
         try:
             mirror_active_calls()
         except Retry as error:
             logger.warning("active_calls not mirrored", extra={"error": str(error)})
-    yield True
     if claim_daily_prune():
-        yield from prune()
+        prune(stopping)
     if config["PROVIDER_API_KEY"] and locks.acquire(store, "reconcile", config["CHECK_EVERY"]):
         for call, found in reconcile():
             logger.info("checked a call with the provider", extra={"call_id": call.id, "fields": {"found": found}})
-            yield True
+            if stopping.is_set():
+                return
 
 
-def settle_unknown_handlers(logged: set[str]) -> None:
+def settle_unknown_handlers() -> None:
     """Fail the jobs of handlers that no longer exist once they are too old; until then one may come back."""
     store, config = get_store(), current_app.config
     now = store.now()
     known = {handler.__name__ for handler in HANDLERS}
     for name in {each.handler for each in jobs.backlog(store) if each.pending} - known:
-        if name not in logged:
+        if locks.acquire(store, f"told of {name}", locks.LONGEST):
             logger.error("no such handler any more: its work fails after 24 h", extra={"handler": name})
-            logged.add(name)
         while leased := jobs.lease_next(store, name, now, now + config["LEASE"]):
             stored, job = leased
             end = stored.received_at + config["GIVE_UP_AFTER"]
@@ -71,11 +69,11 @@ def claim_daily_prune() -> bool:
     return late is not None and 0 <= late <= 2 * DAY
 
 
-def prune() -> Iterator[bool]:
+def prune(stopping: Event) -> None:
+    """Remove what is older than RETENTION_DAYS, in steps short enough to come between requests."""
     store = get_store()
     before = min(store.now(), updates.latest(store) or 0) - current_app.config["RETENTION_DAYS"] * DAY
     removed = [0, 0]
-    while any(pruned := retention.prune(store, before, BATCH)):
+    while not stopping.is_set() and any(pruned := retention.prune(store, before, BATCH)):
         removed = [sum(each) for each in zip(removed, pruned, strict=True)]
-        yield True
     logger.info("pruned", extra={"fields": dict(zip(("updates", "calls"), removed, strict=True))})

@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 
 import click
 from flask import current_app
@@ -20,15 +21,18 @@ from stores import get_store, jobs
 @with_appcontext
 def retry(failed: bool) -> None:
     """Do now what is pending."""
-    app, store, results = current_app._get_current_object(), get_store(), Counter()
+    app, store = current_app._get_current_object(), get_store()
+    results, lock = Counter(), Lock()
     due = jobs.retry_now(store, failed=failed)
     due_by = store.now()
     with click.progressbar(length=due, label="Retrying", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
 
-        def work(handler: Handler) -> Counter[bool]:
-            return Counter(bar.update(1) or done for done in catch_up(app, handler, due_by))
+        def work(handler: Handler) -> None:
+            for done in catch_up(app, handler, due_by):
+                with lock:
+                    results[done] += 1
+                    bar.update(1)
 
         with ThreadPoolExecutor(len(HANDLERS)) as pool:
-            for counted in pool.map(work, HANDLERS):
-                results += counted
+            list(pool.map(work, HANDLERS))  # raises what a thread has raised
     click.echo(f"{results[True]} done, {results[False]} tried and not done")

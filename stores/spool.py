@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
+from threading import Event
 
 from schemas.status_update import StatusUpdate
 from stores import Database, StoreError, locks, updates
@@ -33,8 +34,9 @@ def record(
     return Recorded("repeat" if update_id is None else "new", update_id)
 
 
-def drain(db: Database) -> None:
-    """Move what waits in the spool into `db`, its work due now. Raises StoreError while that cannot be reached."""
+def drain(db: Database, stopping: Event) -> None:
+    """Move what waits in the spool into `db`, its work due now, until `stopping`. Raises StoreError while that cannot
+    be done."""
     if db.failure:
         db.probe()
     if not waiting(db) or not locks.acquire(db.spool, "drain", BATCH_TIME):
@@ -42,7 +44,7 @@ def drain(db: Database) -> None:
     try:
         with ThreadPoolExecutor(WRITERS) as pool:  # so that they share the server's waits for its disk
             stored = updates.since(db.spool)
-            while batch := list(islice(stored, BATCH)):
+            while not stopping.is_set() and (batch := list(islice(stored, BATCH))):
                 locks.renew(db.spool, "drain", BATCH_TIME)
                 moved = list(pool.map(partial(_move, db), batch))
                 _discard(db.spool, [each for each, was_moved in zip(batch, moved, strict=True) if was_moved])

@@ -147,12 +147,23 @@ class TestDrain:
         postgres.execute("ALTER TABLE updates RENAME TO away")
         assert spool.record(store, update(), ["log_event"]).outcome == "spooled"
         with pytest.raises(StoreError, match="updates"):
-            spool.drain(store)
+            spool.drain(store, threading.Event())
         assert spool.waiting(store) == 1
         postgres.execute("ALTER TABLE away RENAME TO updates")
-        spool.drain(store)
+        spool.drain(store, threading.Event())
         assert spool.waiting(store) == 0
         assert [stored.call_id for stored in updates.since(store)] == ["call-1"]
+
+    def test_a_stop_ends_it_after_the_batch_in_hand_and_another_goes_on(self, store, monkeypatch):
+        stopping, discard = threading.Event(), spool._discard
+        monkeypatch.setattr(spool, "BATCH", 1)
+        monkeypatch.setattr(spool, "_discard", lambda *args: (stopping.set(), discard(*args)))
+        for call_id in "ab":
+            updates.record(store.spool, update(call_id=call_id), [])
+        spool.drain(store, stopping)
+        assert [stored.call_id for stored in updates.since(store)] == ["a"]
+        spool.drain(store, threading.Event())
+        assert [stored.call_id for stored in updates.since(store)] == ["a", "b"]
 
     def test_an_update_that_the_database_refuses_stays_is_told_once_and_holds_up_no_other(
         self, store, postgres, caplog
@@ -162,7 +173,7 @@ class TestDrain:
         for call_id in ("refused", "taken"):
             updates.record(store.spool, update(call_id=call_id), [])
         for _ in range(2):
-            spool.drain(store)
+            spool.drain(store, threading.Event())
         for db, call_id in ((store, "taken"), (store.spool, "refused")):
             assert [stored.call_id for stored in updates.since(db)] == [call_id]
         assert [record.call_id for record in caplog.records if record.message == "stays spooled"] == ["refused"]

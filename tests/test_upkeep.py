@@ -1,6 +1,7 @@
 """What keeps a receiver well for months."""
 
 import json
+from threading import Event
 
 import pytest
 
@@ -8,7 +9,7 @@ import provider
 import upkeep
 from dispatch import dispatch
 from retries import start_retrying
-from stores import calls, get_store, jobs, locks, updates
+from stores import calls, get_store, jobs, locks, retention, updates
 from stores.records import Job
 from tests.conftest import update, wait_until
 
@@ -195,7 +196,7 @@ class TestPruning:
             clock.now += days * DAY
             if received:
                 updates.record(get_store(), update(call_id=f"{clock.now:.0f}", received_at=clock.now), ())
-            list(upkeep.upkeep(set()))
+            upkeep.upkeep(Event())
 
         updates.record(get_store(), update(call_id="old"), ())
         for _ in range(10):
@@ -243,6 +244,15 @@ class TestPruning:
         assert "old" not in kept()
         assert self.refusals(caplog) == 1
 
+    def test_a_stop_ends_it_after_the_step_in_hand(self, clock, monkeypatch):
+        stopping, step = Event(), retention.prune
+        monkeypatch.setattr(upkeep, "BATCH", 1)
+        monkeypatch.setattr(retention, "prune", lambda *args: (stopping.set(), step(*args))[1])
+        for call_id, days in (("older", 32), ("old", 31), ("new", 0)):
+            updates.record(get_store(), update(call_id=call_id, received_at=clock.now - days * DAY), ())
+        upkeep.prune(stopping)
+        assert kept() == ["old", "new"]
+
     def test_a_receiver_that_receives_nothing_keeps_what_it_has(self, days_pass):
         for _ in range(9):
             days_pass(1, received=False)
@@ -269,13 +279,13 @@ def test_what_waits_for_its_alert_interval_is_not_made_due_before(app, clock, in
     store, due_at = get_store(), clock.now + 86000
     update_id = updates.record(store, update(), ["alert_on_error"], clock.now + 60)
     jobs.settle(store, (update_id, clock.now + 60, [Job("alert_on_error", "pending", due_at)]))
-    list(upkeep.upkeep(set()))
+    upkeep.upkeep(Event())
     [stored] = updates.of_call(store, "call-1")
     assert stored.jobs[0].due_at == (due_at if stays else clock.now)
 
 
 def test_a_lease_that_is_taken_while_upkeep_waits_to_write_is_let_alone(app, clock):
     updates.record(get_store(), update(), ["update_crm"], clock.now + app.config["LEASE"] + 2)
-    list(upkeep.upkeep(set()))
+    upkeep.upkeep(Event())
     [stored] = updates.of_call(get_store(), "call-1")
     assert stored.jobs[0].state == "leased"

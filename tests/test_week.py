@@ -1,6 +1,7 @@
 """Ten days of calls, outages, repeats, reversals, lost ends, retention and restarts, against a plain model of them."""
 
 from datetime import UTC, datetime
+from threading import Event
 
 import pytest
 
@@ -97,8 +98,7 @@ class Week(RuleBasedStateMachine):
     @rule()
     def prune(self):
         pending = {key for key, job in self.jobs().items() if job.due_at is not None}
-        for _ in upkeep.prune():
-            pass
+        upkeep.prune(Event())
         before = min(self.clock.now, max(self.updates.values(), default=0)) - RETENTION * DAY
         self.updates = {key: at for key, at in self.updates.items() if at >= before or key in pending}
         self.delivered &= self.updates.keys()
