@@ -1,9 +1,8 @@
 """SQLite: one file, many readers, and one writer at a time in all threads and processes.
 
 Threads queue what they have to write. Whichever gets the lock first commits everything that is queued, in one
-transaction, and brings it to the disk with one sync: the more threads wait, the less each write costs. An update is on
-the disk once it is recorded, so that what is acknowledged survives a loss of power. What handlers have done since may
-not be: the jobs are there again, and they are called again.
+transaction and with one sync to the disk: the more threads wait, the less each write costs. What is acknowledged
+survives a loss of power.
 """
 
 import os
@@ -22,15 +21,13 @@ from stores.sqlite_writer import LOCK_TIMEOUT, Busy, Writer, connect_reader, is_
 
 BYTES_AN_UPDATE = 700  # of the file, settled, of a call with two; measured
 FEW = 1_000_000
-LOOK_EVERY = 0.01  # seconds between looks at the files where no sync does it: one costs 2 % of an update
 
 
 class Write:
     """What a thread has queued, and what came of it: `run` gets a connection within a transaction."""
 
-    def __init__(self, run: Callable[[sqlite3.Connection], Any], durable: bool):
-        self.run, self.durable = run, durable
-        self.done, self.result, self.error = False, None, None
+    def __init__(self, run: Callable[[sqlite3.Connection], Any]):
+        self.run, self.done, self.result, self.error = run, False, None, None
 
 
 class SQLite(Database):
@@ -56,10 +53,8 @@ class SQLite(Database):
 
     @contextmanager
     def transaction(self) -> Iterator[Execute]:
-        with self._locked() as deadline:
-            with self._begun(deadline) as writer:
-                yield lambda sql, values={}: writer.db.execute(sql, values).fetchall()
-            writer.sync()
+        with self._locked() as deadline, self._begun(deadline) as db:
+            yield lambda sql, values={}: db.execute(sql, values).fetchall()
 
     def insert(self, sql: str, values: Mapping[str, Any], *more: str) -> int | None:
         def run(db: sqlite3.Connection) -> int | None:
@@ -70,7 +65,7 @@ class SQLite(Database):
                 db.execute(f"WITH kept AS (SELECT :kept_id AS id) {statement}", {**values, "kept_id": inserted[0]})
             return inserted[0]
 
-        return self._write(run, durable=True)  # a repeat, too: what it repeats may not be on the disk yet
+        return self._write(run)
 
     def advice(self) -> list[str]:
         if not os.path.exists(self.path):
@@ -104,12 +99,9 @@ class SQLite(Database):
         finally:
             self._reads.discard(reading)
 
-    def _write(self, run: Callable[[sqlite3.Connection], Any], *, durable: bool = False) -> Any:
-        """What `run` returns, once that is committed and, where it is `durable`, on the disk. Raises StoreError.
-
-        Other writes reach the disk with the next durable one, in order: a loss of power can undo the last of them.
-        """
-        write = Write(run, durable)
+    def _write(self, run: Callable[[sqlite3.Connection], Any]) -> Any:
+        """What `run` returns, once that is on the disk. Raises StoreError."""
+        write = Write(run)
         self._queue.append(write)
         try:
             with self._locked() as deadline:
@@ -128,14 +120,12 @@ class SQLite(Database):
         """Commit all that is queued. An error is everybody's, as nothing is committed then."""
         writes: list[Write] = []
         try:
-            with self._begun(deadline) as writer:
+            with self._begun(deadline) as db:
                 with suppress(IndexError):
                     while True:
                         writes.append(self._queue.popleft())
                 for write in writes:
-                    write.result = write.run(writer.db)
-            if any(write.durable for write in writes):
-                writer.sync()
+                    write.result = write.run(db)
         except BaseException as error:
             for write in writes:
                 write.error = error
@@ -145,13 +135,15 @@ class SQLite(Database):
                 write.done = True
 
     @contextmanager
-    def _begun(self, deadline: float) -> Iterator[Writer]:
-        """A transaction of the writer, which is committed at the end and undone by any exception."""
+    def _begun(self, deadline: float) -> Iterator[sqlite3.Connection]:
+        """A transaction that is on the disk at the end, in files that are still there; any exception undoes it."""
         writer = self._joined(deadline)
         try:
             when_free(deadline, lambda: writer.db.execute("BEGIN IMMEDIATE"))
-            yield writer
+            yield writer.db
             writer.db.execute("COMMIT")
+            if not writer.is_intact():
+                raise OSError("replaced while in use")
         except BaseException as error:
             writer.failed = writer.failed or not is_busy(error)
             with suppress(sqlite3.Error):
@@ -177,7 +169,7 @@ class SQLite(Database):
 
     def _join(self, deadline: float) -> Writer:
         writer = self._writer
-        if writer and not writer.is_intact(LOOK_EVERY):
+        if writer and not writer.is_intact():
             if self._reads:
                 raise Busy("replaced while it is read")
             told = writer.failed

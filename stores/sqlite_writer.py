@@ -20,27 +20,24 @@ LOCK_TIMEOUT = 2.0  # seconds to wait for other threads, processes and programs
 POLL = 0.0005  # seconds between tries: SQLite's own sleeps grow far longer than a write takes
 LOG_PAGES = 4000  # 16 MB, after which they are moved into the file: more at a time is less work
 
-_sync_data = getattr(os, "fdatasync", os.fsync)
-
 
 class Busy(sqlite3.OperationalError):
     sqlite_errorcode = sqlite3.SQLITE_BUSY
 
 
 class Writer:
-    """A connection for writing, whose log is brought to the disk by `sync`, not by SQLite at each commit: what handlers
-    have done needs no sync of its own."""
+    """A connection for writing, whose commits reach the disk before they return."""
 
     def __init__(self, path: Path, *, trust_empty: bool):
         path.parent.mkdir(parents=True, exist_ok=True)
         self._files = _, self._wal, self._shm = (str(path), f"{path}-wal", f"{path}-shm")
-        self.failed, self._looked = False, 0.0
+        self.failed = False
         found = self._find()
         begins = None in found or not (trust_empty or _size(self._wal))
         if begins and found[0]:
             _check_unused(path)
         self.db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-        self._reader, self._log = connect_reader(path), None
+        self._reader = connect_reader(path)
         try:
             self._open(found)
             if begins:  # a log with something in it is one in use
@@ -48,7 +45,6 @@ class Writer:
                 self.db.execute(f"PRAGMA user_version = {version}")
                 if not _size(self._wal):
                     raise Busy("its log was deleted meanwhile")
-            self.db.execute("PRAGMA synchronous = NORMAL")
             self.db.execute("PRAGMA foreign_keys = ON")
             self.db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         except BaseException:
@@ -56,6 +52,7 @@ class Writer:
             raise
 
     def _open(self, found: list) -> None:
+        self.db.execute("PRAGMA synchronous = FULL")
         if self.db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise OSError("write-ahead logging is refused: keep the file on a local disk")
         self._reader.execute("SELECT * FROM sqlite_master").fetchone()
@@ -65,18 +62,12 @@ class Writer:
             if now[1] == found[1] or not _size(self._wal):  # these are new, and nobody may join them
                 _remove(file for file, new, old in zip(self._files[1:], now[1:], found[1:], strict=True) if new != old)
             raise Busy("its log was deleted meanwhile")
-        self._log = open(self._wal, "rb")
-        upgrade_sqlite(self.db)  # with synchronous = FULL, which also brings the log's own name to the disk
+        upgrade_sqlite(self.db)
 
-    def is_intact(self, within: float = 0) -> bool:
+    def is_intact(self) -> bool:
         """Whether nothing has failed, and the files are still there: a commit into a deleted one succeeds and keeps
-        nothing. Having looked less than `within` seconds ago will do."""
-        now = time.monotonic()
-        if self.failed or now - self._looked < within:
-            return not self.failed
-        intact = self._identities == self._find()
-        self._looked = now if intact else 0
-        return intact
+        nothing."""
+        return not self.failed and self._identities == self._find()
 
     def leave(self) -> bool:
         """Close, losing as little as can be; whether nothing is lost. Nobody reads in this process meanwhile.
@@ -102,19 +93,8 @@ class Writer:
 
     def close(self) -> None:
         """Close as it is: SQLite lets the files alone where the last connection to be closed cannot write."""
-        for each in (self.db, self._log, self._reader):
-            if each:
-                each.close()
-
-    def sync(self) -> None:
-        """Return when what is committed has reached the disk, in files that are still there. Raises OSError."""
-        try:
-            _sync_data(self._log.fileno())
-            if not self.is_intact():
-                raise OSError("replaced while in use")
-        except OSError:
-            self.failed = True
-            raise
+        self.db.close()
+        self._reader.close()
 
     def _find(self) -> list[tuple[int, int] | None]:
         return [*map(_identify, self._files)]

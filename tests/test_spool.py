@@ -93,6 +93,7 @@ def test_what_was_done_but_not_settled_when_the_server_went_is_done_again(receiv
 def test_an_import_is_spooled_and_a_running_receiver_drains_it(receiver, server, service):
     one = receiver(DATABASE_URL=server.url, CRM_WEBHOOK_URL=service.url, limits=QUICK)
     one.post(message(call_id="known"))
+    wait_until(lambda: is_done(one))
     server.kill()
     lines = "".join(json.dumps(message(call_id=call_id)) + "\n" for call_id in ("known", "new"))
     done = one.flask("import", input=lines)
