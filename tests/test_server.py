@@ -24,6 +24,7 @@ def test_40_copies_at_once_have_their_effects_once_and_the_log_is_json_and_shows
     log = server.log.read_text()
     events = [json.loads(line)["event"] for line in log.splitlines()]
     assert (events.count("update"), events.count("repeat")) == (1, 39)
+    assert any(event.startswith("Listening at") for event in events)  # gunicorn's own are there, too
     assert "+31612345678" not in log and "+316***78" in log
 
 

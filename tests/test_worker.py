@@ -58,6 +58,12 @@ def test_what_follows_a_request_that_is_refused_is_never_taken_for_another(serve
         assert answers(server, sent) == [status], sent[:200]
 
 
+def test_whoever_sends_more_than_is_read_gets_the_answer_all_the_same(server):
+    assert answers(server, HEAD + b"Content-Length: 3000000\r\n\r\n", b" " * 3_000_000) == ["413"]
+    endless = b"10000\r\n" + b" " * 65536 + b"\r\n"
+    assert answers(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", endless * 24) == ["413"]
+
+
 def test_a_body_of_a_million_bytes_is_taken_and_one_of_2_mib_answered_even_in_chunks(server):
     body = json.dumps(message(error="x" * 1_000_000)).encode()
     assert requests.post(server.url + URL, data=body, timeout=30).text == "OK"
