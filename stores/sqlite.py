@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,6 @@ from stores.sqlite_writer import LOCK_TIMEOUT, Busy, Writer, connect_reader, is_
 
 BYTES_AN_UPDATE = 700  # of the file, settled, of a call with two; measured
 FEW = 1_000_000
-
-
-class Write:
-    """What a thread has queued, and what came of it: `run` gets a connection within a transaction."""
-
-    def __init__(self, run: Callable[[sqlite3.Connection], Any]):
-        self.run, self.done, self.result, self.error = run, False, None, None
 
 
 class SQLite(Database):
@@ -40,7 +34,7 @@ class SQLite(Database):
         self.now = clock or time.time
         self.durability = f"{path}: what is acknowledged survives a loss of power, as long as the disk is kept"
         self._lock = threading.Lock()
-        self._queue: deque[Write] = deque()
+        self._queue: deque[tuple[Callable[[sqlite3.Connection], Any], Future[Any]]] = deque()
         self._writer: Writer | None = None
         self._reads: set[object] = set()
 
@@ -100,39 +94,33 @@ class SQLite(Database):
             self._reads.discard(reading)
 
     def _write(self, run: Callable[[sqlite3.Connection], Any]) -> Any:
-        """What `run` returns, once that is on the disk. Raises StoreError."""
-        write = Write(run)
-        self._queue.append(write)
+        """What `run` returns of a connection within a transaction, once that is on the disk. Raises StoreError."""
+        queued = (run, result := Future())
+        self._queue.append(queued)
         try:
             with self._locked() as deadline:
-                if not write.done:  # by the thread that had the lock before
+                if not result.done():  # by the thread that had the lock before
                     self._commit_queue(deadline)
-                if write.error:
-                    raise write.error
-                if not write.done:
-                    raise StoreError("not written")
+                return result.result(timeout=0)
         finally:
             with suppress(ValueError):
-                self._queue.remove(write)
-        return write.result
+                self._queue.remove(queued)
 
     def _commit_queue(self, deadline: float) -> None:
         """Commit all that is queued. An error is everybody's, as nothing is committed then."""
-        writes: list[Write] = []
+        writes = []
         try:
             with self._begun(deadline) as db:
                 with suppress(IndexError):
                     while True:
                         writes.append(self._queue.popleft())
-                for write in writes:
-                    write.result = write.run(db)
+                found = [run(db) for run, _ in writes]
         except BaseException as error:
-            for write in writes:
-                write.error = error
+            for _, result in writes:
+                result.set_exception(error)
             raise
-        finally:
-            for write in writes:
-                write.done = True
+        for (_, result), value in zip(writes, found, strict=True):
+            result.set_result(value)
 
     @contextmanager
     def _begun(self, deadline: float) -> Iterator[sqlite3.Connection]:
