@@ -58,6 +58,12 @@ def test_a_certificate_that_nobody_knows_is_refused(tls):
     assert tls.requests == []
 
 
+def test_a_certificate_of_another_host_is_refused(trusted):
+    assert post(trusted.url, {}) == "ok"
+    with pytest.raises(Unavailable, match="SSLError"):
+        post(trusted.url.replace("localhost", "127.0.0.1"), {})
+
+
 @pytest.mark.parametrize("server", ["service", "trusted"])
 def test_an_answer_that_trickles_is_cut_off_and_the_next_request_is_not(server, request):
     service, cut = request.getfixturevalue(server), threading.Event()
