@@ -9,7 +9,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
-from typing import Any
 
 from flask import Flask, current_app
 
@@ -43,15 +42,15 @@ def start_retrying(app: Flask) -> Callable[[], None]:
     settlements: SimpleQueue[Settlement | None] = SimpleQueue()
     settling = threading.Thread(target=_settle, args=(app, settlements), name="settle", daemon=True)
     often, seldom = app.config["RETRY_EVERY"], app.config["UPKEEP_EVERY"]
-
-    def repeating(name: str, every: float, duty: Callable[..., None], *args: Any) -> threading.Thread:
-        args = (app, stopping, every, partial(duty, *args))
-        return threading.Thread(target=_repeat, args=args, name=name, daemon=True)
-
-    threads = [repeating(f"retry-{handler.__name__}", often, _retry, handler, stopping) for handler in HANDLERS]
-    threads.append(repeating("spool", often, _drain, stopping))
-    threads.append(repeating("upkeep", seldom, upkeep, stopping))
-    threads.append(repeating("troubles", seldom, report_troubles))
+    duties = {f"retry-{handler.__name__}": (often, partial(_retry, handler, stopping)) for handler in HANDLERS} | {
+        "spool": (often, partial(_drain, stopping)),
+        "upkeep": (seldom, partial(upkeep, stopping)),
+        "troubles": (seldom, report_troubles),
+    }
+    threads = [
+        threading.Thread(target=_repeat, args=(app, stopping, *duty), name=name, daemon=True)
+        for name, duty in duties.items()
+    ]
 
     def stop() -> None:
         stopping.set()
