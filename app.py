@@ -1,8 +1,8 @@
 """A receiver for a telephony provider's call status updates.
 
 To follow an update, read on in this order: `schemas/status_update.py` is the message, `handlers/__init__.py` the list
-of handlers, `dispatch.py` keeps the update and calls them, `stores/updates.py` is how it is kept, and `retries.py` does
-later what could not be done at once.
+of handlers, `work/dispatch.py` keeps the update and calls them, `stores/updates.py` is how it is kept, and
+`work/retries.py` does later what could not be done at once.
 """
 
 import logging
@@ -18,16 +18,16 @@ import commands
 import dashboard
 import handlers
 import logs
-import refusals
-import retries
 import stores
-from clock import clock
 from config import MAX_BODY, WEBHOOK_PATH, load_config
-from dispatch import dispatch
-from refusals import Refusal
+from intake import refusals
+from intake.refusals import Refusal
+from intake.signature import InvalidSignature, is_local, verify
 from schemas.status_update import STATUS_UPDATE, load_update
 from schemas.strict_json import parse_json
-from signature import InvalidSignature, is_local, verify
+from schemas.times import clock
+from work import retries
+from work.dispatch import dispatch
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,8 @@ import resource
 from gunicorn import glogging
 
 import logs
-import startup
-from config import INTERNALS, load_config
-from gunicorn_worker import Worker
+from config import INTERNALS, announce, check_free, load_config
+from intake.gunicorn_worker import Worker
 
 # Answers wait for the disk and for other services, so threads, not more processes, keep a worker busy. They are made
 # when needed, and wait for no client.
@@ -57,13 +56,13 @@ def on_starting(server):
     if HANDED_OVER.isdisjoint(os.environ):
         for address in server.address:
             if not isinstance(address, int):  # fd://
-                startup.check_free(address)
+                check_free(address)
     named = [":".join(map(str, each)) if isinstance(each, tuple) else str(each) for each in server.address]
-    startup.announce(config, address=named)
+    announce(config, address=named)
 
 
 def post_worker_init(worker):
-    from retries import start_retrying
+    from work.retries import start_retrying
 
     worker.stop_retrying = start_retrying(worker.wsgi)
 

@@ -10,7 +10,7 @@ from commands.reconcile import reconcile
 from commands.retry import retry
 from commands.simulate import simulate
 from commands.transfer import export, import_
-from startup import check_free
+from config import check_free
 
 
 def init_app(app: Flask) -> None:

@@ -15,11 +15,10 @@ from flask import current_app
 from flask.cli import with_appcontext
 
 from commands.client import Command, first_secret, new_session, post, signed, webhook_url
-from config import LOOPBACK, MAX_BODY
+from config import LOOPBACK, MAX_BODY, on_and_off, warnings
+from intake.signature import sign
 from schemas.status_update import ENDED_WITH_ERROR, IN_PROGRESS
 from schemas.times import isoformat
-from signature import sign
-from startup import on_and_off, warnings
 from stores import get_store, spool
 
 OTHER_TYPES = ("assistant-request", "tool-calls", "end-of-call-report")

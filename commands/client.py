@@ -12,7 +12,7 @@ import requests
 from flask import current_app
 
 from config import WEBHOOK_PATH
-from signature import sign
+from intake.signature import sign
 from stores import StoreError
 
 

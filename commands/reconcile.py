@@ -6,9 +6,9 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
-import provider
 from commands.client import Command
 from logs import mask
+from work import reconcile as provider
 
 
 @click.command(cls=Command)

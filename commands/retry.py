@@ -10,10 +10,10 @@ from flask import current_app
 from flask.cli import with_appcontext
 
 from commands.client import Command
-from dispatch import Handler
 from handlers import HANDLERS
-from retries import catch_up
 from stores import get_store, jobs
+from work.dispatch import Handler
+from work.retries import catch_up
 
 
 @click.command(cls=Command)

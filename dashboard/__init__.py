@@ -17,20 +17,17 @@ from flask import (
 )
 from werkzeug.exceptions import BadRequest
 
-import refusals
-from config import WEBHOOK_PATH
+from config import WEBHOOK_PATH, dangers, public_url, warnings
 from dashboard import listing
 from dashboard.access import LoginThrottle, add_headers, error_response, is_same_origin, require_access
 from dashboard.figures import PERIODS, figures, first_hour
 from dashboard.health import health
 from dashboard.presenters import call_state, kept_update, paused_at
-from dispatch import retry_one
 from handlers import HANDLERS
-from handlers.alerts import public_url
 from schemas.times import iso
-from startup import dangers, warnings
-from stores import Database, StoreError, calls, get_store, jobs, refusal_counts, spool, updates
+from stores import Database, StoreError, calls, get_refusals, get_store, jobs, refusals, spool, updates
 from stores.export import every_update, exported
+from work.dispatch import retry_one
 
 MAX_LISTED = {"active": 300, "stale": 50}  # all are counted
 PENDING_TOO_LONG = 60.0  # seconds
@@ -157,11 +154,11 @@ def _page() -> dict[str, Any]:
 def _now(store: Database) -> dict[str, Any]:
     """What is on, what needs attention, and what a receiver without updates has to say."""
     config, now = current_app.config, store.now()
-    current_app.extensions["refusals"].flush(now)
+    get_refusals().flush(store, now)
     backlog = jobs.backlog(store)
     return _overview(store) | {
         "undone": [each for each in backlog if each.failed or (each.oldest or now) < now - PENDING_TOO_LONG],
-        "refusals": refusal_counts.since(store, first_hour(now)),
+        "refusals": refusals.since(store, first_hour(now)),
         "reasons": refusals.REASONS,
         "spooled": (spool.waiting(store), store.failure),
         "dangers": dangers(config),

@@ -8,10 +8,10 @@ from collections import Counter
 from flask import Response, current_app, jsonify, make_response, render_template, request
 from werkzeug.datastructures import WWWAuthenticate
 
-import refusals
-from clock import clock
-from refusals import TOO_MANY_GUESSES
-from signature import is_local
+from intake import refusals
+from intake.signature import is_local
+from schemas.times import clock
+from stores.refusals import TOO_MANY_GUESSES
 
 PUBLIC_ENDPOINTS = ("dashboard.healthz", "dashboard.static")  # they show no call, so they need no password
 HEADERS = {

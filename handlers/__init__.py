@@ -12,9 +12,9 @@ from flask import Flask
 
 from handlers import active_calls
 from handlers.active_calls import track_call
-from handlers.alerts import alert_on_error
 from handlers.crm import update_crm
 from handlers.event_log import log_event
+from handlers.slack import alert_on_error
 
 HANDLERS = (log_event, track_call, alert_on_error, update_crm)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import current_app, g
 
-from handlers.outbound import Retry, Unavailable
+from handlers.http import Retry, Unavailable
 from handlers.service import Attempt, ask, with_timeout
 from schemas.status_update import StatusUpdate
 from stores import calls, get_store

@@ -5,7 +5,7 @@ import threading
 
 from flask import current_app
 
-from clock import clock
+from schemas.times import clock
 
 logger = logging.getLogger(__name__)
 

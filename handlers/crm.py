@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 from flask import current_app
 
-from handlers.outbound import post
+from handlers.http import post
 from schemas.status_update import StatusUpdate
 from schemas.times import isoformat
 

@@ -1,6 +1,9 @@
 """Times: the provider's are ISO 8601, the store's Unix seconds; all are in UTC."""
 
+import time
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
+
+from flask import current_app
 
 
 def parse_time(text: str) -> datetime:
@@ -26,3 +29,8 @@ def isoformat(time: datetime) -> str:
 def iso(seconds: float | None) -> str | None:
     """Unix seconds as ISO 8601."""
     return None if seconds is None else isoformat(datetime.fromtimestamp(seconds, UTC))
+
+
+def clock() -> float:
+    """This machine's time in Unix seconds, in one place, so that tests can set it. What is kept goes by the store's."""
+    return (current_app.config["CLOCK"] or time.time)()

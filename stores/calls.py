@@ -6,7 +6,7 @@ from math import inf
 from typing import Any
 
 from schemas.status_update import IN_PROGRESS, StatusUpdate, storable
-from stores import Database
+from stores.database import Database
 from stores.records import Call, Tally, hour_of
 
 NO_LIMIT = 2**31 - 1

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from schemas.times import iso
-from stores import Database, spool, updates
+from stores import spool, updates
+from stores.database import Database
 from stores.records import StoredUpdate
 
 

@@ -7,7 +7,8 @@ from collections.abc import Collection
 from dataclasses import asdict
 
 from schemas.status_update import StatusUpdate, storable
-from stores import Database, updates
+from stores import updates
+from stores.database import Database
 from stores.records import Backlog, Job, Settlement, StoredUpdate
 
 _MOST_AT_ONCE = 1000  # jobs that one message covers

@@ -1,6 +1,6 @@
 """Locks: what one of all processes has to itself for a time."""
 
-from stores import Database
+from stores.database import Database
 
 LONGEST = 25 * 3600.0  # seconds; a lock that ends later was made by a clock that ran ahead
 

@@ -18,7 +18,8 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from stores import Database, Execute, Rows, StoreError
+from stores.database import Database, Execute, Rows
+from stores.records import StoreError
 from stores.schema import upgrade_postgres
 
 CONNECTIONS = 8  # a process; the smallest plans allow 20 in all

@@ -4,7 +4,8 @@ import json
 import re
 from collections.abc import Iterable
 
-from stores import Database, Execute, updates
+from stores import updates
+from stores.database import Database, Execute
 
 _IDS = 500  # in one statement
 

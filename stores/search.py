@@ -8,8 +8,8 @@ from operator import itemgetter
 from typing import Any
 
 from schemas.status_update import storable
-from stores import Database
 from stores.calls import COLUMNS, NO_LIMIT, read
+from stores.database import Database
 from stores.records import Call
 
 NONE = "none"  # as a line: calls without one; as an error: calls that ended with one that has no message

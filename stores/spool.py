@@ -9,8 +9,9 @@ from itertools import islice
 from threading import Event
 
 from schemas.status_update import StatusUpdate
-from stores import Database, StoreError, locks, updates
-from stores.records import Recorded, StoredUpdate
+from stores import locks, updates
+from stores.database import Database
+from stores.records import Recorded, StoredUpdate, StoreError
 
 BATCH = 200  # updates that are moved at a time
 WRITERS = 4

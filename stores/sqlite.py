@@ -17,7 +17,8 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from stores import Database, Execute, Rows, StoreError
+from stores.database import Database, Execute, Rows
+from stores.records import StoreError
 from stores.sqlite_writer import LOCK_TIMEOUT, Busy, Writer, connect_reader, is_busy, when_free
 
 BYTES_AN_UPDATE = 700  # of the file, settled, of a call with two; measured

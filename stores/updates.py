@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from schemas.status_update import StatusUpdate, dump, storable
-from stores import Database
 from stores.calls import UPSERT_CALL, call_values
+from stores.database import Database
 from stores.records import Job, StoredUpdate
 
 PAGE = 500

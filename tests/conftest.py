@@ -17,8 +17,8 @@ from flask.testing import FlaskClient
 
 import config
 import stores
+from intake.signature import sign
 from schemas.status_update import load_update
-from signature import sign
 from stores import updates
 from stores.search import Filters, find
 from tests.loopback import free_port, wait_until

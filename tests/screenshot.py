@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from schemas.times import isoformat
-from stores import jobs, refusal_counts
+from stores import jobs, refusals
 from stores import updates as kept
 from stores.records import Job, RefusalCount
 from stores.sqlite import SQLite
@@ -39,7 +39,7 @@ def fill(path, active, now):
         if active:
             error = "answered 404: no such contact"
             jobs.settle(store, (last, now, [Job("update_crm", "failed", None, 1, now, error, now)]))
-            refusal_counts.add(store, [RefusalCount("wrong signature", 12, now - 1500)])
+            refusals.add(store, [RefusalCount("wrong signature", 12, now - 1500)])
 
 
 def made_up(chance, start, seconds):

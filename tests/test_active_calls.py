@@ -13,13 +13,13 @@ import pytest
 from redis import Redis
 
 from app import create_app
-from dispatch import retry_one
 from handlers.active_calls import CHECK, track_call
 from handlers.service import service as service_of
-from retries import start_retrying
 from stores import calls, get_store, retention, updates
 from tests.conftest import ROOT, URL, free_port, message, update, wait_until
-from upkeep import upkeep
+from work.dispatch import retry_one
+from work.retries import start_retrying
+from work.upkeep import upkeep
 
 HOUR = 3600.0
 

@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-import retries
 from handlers.crm import update_crm
-from handlers.outbound import Unavailable, post
+from handlers.http import Unavailable, post
 from handlers.service import service as service_of
 from stores import get_store, jobs, updates
 from tests.conftest import URL, Service, message, update, wait_until
+from work import retries
 
 pytestmark = pytest.mark.usefixtures("context")
 

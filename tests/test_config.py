@@ -3,8 +3,7 @@
 import pytest
 
 import stores
-from config import SETTINGS, load_config
-from startup import warnings
+from config import SETTINGS, load_config, warnings
 
 SAFE = {"WEBHOOK_SECRET": "old, secret", "DASHBOARD_PASSWORD": "password"}
 

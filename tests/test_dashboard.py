@@ -6,7 +6,7 @@ from urllib.parse import urljoin
 import pytest
 
 import dashboard
-from stores import get_store, jobs, refusal_counts, updates
+from stores import get_store, jobs, refusals, updates
 from stores.records import Job, RefusalCount
 from tests.conftest import NOW, SECRET, URL, message, signed, update
 
@@ -437,7 +437,7 @@ class TestAttention:
 
     def test_refusals_of_the_last_24_hours_are_told(self, app, client):
         with app.app_context():
-            refusal_counts.add(
+            refusals.add(
                 get_store(), [RefusalCount("stale", 1, NOW - 24 * 3600), RefusalCount("wrong signature", 12, NOW - 60)]
             )
         text = self.attention(client)

@@ -5,10 +5,10 @@ from unittest.mock import Mock, call
 
 import pytest
 
-import dispatch
-from handlers.outbound import Deferred, GiveUp, Retry
+from handlers.http import Deferred, GiveUp, Retry
 from stores import StoreError, get_store, jobs, updates
 from tests.conftest import NOW, update
+from work import dispatch
 
 BOTH = [call.first(update()), call.second(update())]
 

@@ -8,15 +8,15 @@ from email.utils import format_datetime
 
 import pytest
 
-from dispatch import dispatch, retry_one
 from handlers import HANDLERS
 from handlers.active_calls import track_call
-from handlers.alerts import SLACK, alert_on_error, alert_text
 from handlers.crm import crm_record, update_crm
 from handlers.event_log import log_event
-from handlers.outbound import GiveUp, Retry, Unavailable, post
+from handlers.http import GiveUp, Retry, Unavailable, post
+from handlers.slack import SLACK, alert_on_error, alert_text
 from stores import get_store, jobs
 from tests.conftest import SECRET, URL, free_port, message, signed, update
+from work.dispatch import dispatch, retry_one
 
 ERROR = update("ended-with-error", timestamp="2025-12-13T12:05:00Z", error="STT connection failed")
 LONG_AGO = format_datetime(datetime(2000, 1, 1, tzinfo=UTC), usegmt=True)
@@ -134,7 +134,7 @@ class TestAlerts:
         service.default = (200, {}, b"<html>")
         fail(clock, "a", "one")
         assert jobs.backlog(get_store()) == []
-        monkeypatch.setattr("handlers.alerts.SLACK", re.compile("127.0.0.1"))
+        monkeypatch.setattr("handlers.slack.SLACK", re.compile("127.0.0.1"))
         fail(clock, "b", "another")
         assert jobs.backlog(get_store())[0].error == "answered 200 but <html>"
 

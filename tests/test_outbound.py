@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT
 from urllib3.util import connection
 
-from handlers import outbound
-from handlers.outbound import Unavailable, get, post
+from handlers import http as outbound
+from handlers.http import Unavailable, get, post
 
 CERTIFICATE = ROOT / "tests/self_signed.pem"
 

@@ -17,12 +17,12 @@ import psycopg
 import pytest
 
 import stores
-import upkeep
 from app import create_app
 from stores import StoreError, calls, jobs, locks, retention, schema, updates
 from tests.conftest import ROOT, update
 from tests.loopback import wait_until
 from tests.postgres import END_CONNECTIONS
+from work import upkeep
 
 DAY = 24 * 3600.0
 AHEAD = 40 * DAY

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-import dispatch
 from tests.conftest import ROOT, free_port, update
+from work import dispatch
 
 README = (ROOT / "README.md").read_text()
 OPERATIONS = (ROOT / "docs/operations.md").read_text()

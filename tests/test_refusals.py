@@ -5,9 +5,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from refusals import FLUSH_EVERY, REASONS
-from stores import StoreError, refusal_counts
+from stores import StoreError, refusals
 from stores.records import RefusalCount
+from stores.refusals import FLUSH_EVERY, REASONS
 from tests.conftest import NOW, SECRET, URL, message, signed
 
 BODY = json.dumps(message()).encode()
@@ -62,33 +62,33 @@ def test_every_reason_is_counted_by_its_name(app, client, store, flush, monkeypa
     for reason, answer in asked.items():
         assert answer.json["error"].startswith(reason)
     flush()
-    assert {(each.reason, each.times) for each in refusal_counts.since(store, 0)} == {(reason, 1) for reason in REASONS}
+    assert {(each.reason, each.times) for each in refusals.since(store, 0)} == {(reason, 1) for reason in REASONS}
 
 
 def test_what_is_no_update_is_not_counted(client, store, flush):
     for path in ("/", "/wp-login.php", URL):
         client.get(path)
     flush()
-    assert refusal_counts.since(store, 0) == []
+    assert refusals.since(store, 0) == []
 
 
 def test_a_flood_is_one_write_a_second(client, store, clock, flush, monkeypatch):
-    write = Mock(wraps=refusal_counts.add)
-    monkeypatch.setattr(refusal_counts, "add", write)
+    write = Mock(wraps=refusals.add)
+    monkeypatch.setattr(refusals, "add", write)
     for _ in range(10):
         for _ in range(20):
             client.post(URL, data=BODY)
         clock.now += FLUSH_EVERY / 4
     assert write.call_count == 3
-    assert refusal_counts.since(store, 0) == [RefusalCount("unsigned", 161, NOW + 2)]
+    assert refusals.since(store, 0) == [RefusalCount("unsigned", 161, NOW + 2)]
     flush()
-    assert refusal_counts.since(store, 0) == [RefusalCount("unsigned", 200, NOW + 9 / 4)]
+    assert refusals.since(store, 0) == [RefusalCount("unsigned", 200, NOW + 9 / 4)]
 
 
 def test_what_the_store_does_not_take_is_counted_later(client, store, clock, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(refusal_counts, "add", FAILS)
+        patch.setattr(refusals, "add", FAILS)
         assert client.post(URL, data=BODY).status_code == 401
     clock.now += FLUSH_EVERY
     client.post(URL, data=BODY)
-    assert refusal_counts.since(store, 0) == [RefusalCount("unsigned", 2, NOW + FLUSH_EVERY)]
+    assert refusals.since(store, 0) == [RefusalCount("unsigned", 2, NOW + FLUSH_EVERY)]

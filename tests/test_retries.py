@@ -6,15 +6,14 @@ import threading
 import pytest
 from flask import g
 
-import dispatch
-import retries
 from config import INTERNALS
 from handlers.crm import update_crm
-from handlers.outbound import Deferred
+from handlers.http import Deferred
 from handlers.service import Attempt
 from handlers.service import ask as ask_service
 from stores import get_store, jobs, updates
 from tests.conftest import NOW, URL, message, update, wait_until
+from work import dispatch, retries
 
 pytestmark = pytest.mark.usefixtures("context")
 

@@ -9,7 +9,7 @@ import pytest
 
 import stores
 from schemas.status_update import dump
-from stores import StoreError, calls, jobs, refusal_counts, retention, updates
+from stores import StoreError, calls, jobs, refusals, retention, updates
 from stores.postgres import Postgres
 from stores.records import Backlog, Job, RefusalCount
 from stores.schema import VERSION
@@ -96,7 +96,7 @@ def test_nothing_is_lost(upgraded, path):
         "update_crm": Job("update_crm", "pending", NOW + 30, 2, NOW - 10, "answered 503")
     }
     assert jobs_of(upgraded, "ended") == {}
-    assert refusal_counts.since(upgraded, NOW) == [RefusalCount("stale", 3, NOW)]
+    assert refusals.since(upgraded, NOW) == [RefusalCount("stale", 3, NOW)]
     counts = [
         (hour, error, tally.calls, tally.timed, tally.seconds)
         for hour in {hour for hour, *_ in figures}

@@ -1,6 +1,6 @@
 import pytest
 
-from signature import FORWARDED, InvalidSignature, is_local, sign, verify
+from intake.signature import FORWARDED, InvalidSignature, is_local, sign, verify
 from tests.conftest import SECRET
 
 NOW = 1_700_000_000

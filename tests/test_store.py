@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 
 from schemas.status_update import dump
-from stores import calls, jobs, locks, refusal_counts, retention, updates
+from stores import calls, jobs, locks, refusals, retention, updates
 from stores.records import Job, RefusalCount, Tally
 from tests.conftest import NOW, jobs_of, recent, update
 from tests.race import PROCESSES, THREADS, racing
@@ -478,18 +478,18 @@ class TestRetention:
 
 
 def test_refusals_are_counted_by_the_hour_and_reason(store):
-    refusal_counts.add(store, [RefusalCount("stale", 2, HOUR + 5), RefusalCount("unsigned", 1, HOUR + 6)])
-    refusal_counts.add(store, [RefusalCount("stale", 3, HOUR + 4), RefusalCount("unsigned", 9, HOUR - 1)])
-    assert refusal_counts.since(store, HOUR + 100) == [
+    refusals.add(store, [RefusalCount("stale", 2, HOUR + 5), RefusalCount("unsigned", 1, HOUR + 6)])
+    refusals.add(store, [RefusalCount("stale", 3, HOUR + 4), RefusalCount("unsigned", 9, HOUR - 1)])
+    assert refusals.since(store, HOUR + 100) == [
         RefusalCount("stale", 5, HOUR + 5),
         RefusalCount("unsigned", 1, HOUR + 6),
     ]
-    assert refusal_counts.since(store, HOUR - 100) == [
+    assert refusals.since(store, HOUR - 100) == [
         RefusalCount("unsigned", 10, HOUR + 6),
         RefusalCount("stale", 5, HOUR + 5),
     ]
     retention.prune(store, HOUR, 10)
-    assert refusal_counts.since(store, 0) == [RefusalCount("stale", 5, HOUR + 5), RefusalCount("unsigned", 1, HOUR + 6)]
+    assert refusals.since(store, 0) == [RefusalCount("stale", 5, HOUR + 5), RefusalCount("unsigned", 1, HOUR + 6)]
 
 
 def test_it_advises_in_sentences(store):

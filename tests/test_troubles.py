@@ -5,12 +5,12 @@ from contextlib import closing
 import pytest
 
 from app import create_app
-from handlers.outbound import Unavailable
+from handlers.http import Unavailable
 from handlers.service import service as service_of
-from stores import get_store, jobs, refusal_counts, updates
+from stores import get_store, jobs, refusals, updates
 from stores.records import Job, RefusalCount
 from tests.conftest import NOW, URL, free_port, message, update
-from troubles import report_troubles
+from work.reports import report_troubles
 
 HOUR = 3600.0
 LEASE = NOW + 60
@@ -100,7 +100,7 @@ def test_updates_that_failed_for_good_are_told_again_only_when_more_have(store, 
 
 
 def test_what_is_signed_wrongly_or_not_at_all_is_told_with_what_to_set(store, report):
-    refusal_counts.add(store, [RefusalCount("wrong signature", 3, NOW), RefusalCount("stale", 1, NOW)])
+    refusals.add(store, [RefusalCount("wrong signature", 3, NOW), RefusalCount("stale", 1, NOW)])
     [text] = report()
     assert text.startswith("3 updates refused: 401 wrong signature. WEBHOOK_SECRET must be")
 
@@ -110,13 +110,13 @@ def test_nothing_is_told_of_slack_itself_or_without_slack(app, store, clock, rep
     clock.now += 300
     assert report() == []
     app.config["SLACK_WEBHOOK_URL"] = None
-    refusal_counts.add(store, [RefusalCount("unsigned", 3, clock.now)])
+    refusals.add(store, [RefusalCount("unsigned", 3, clock.now)])
     assert report() == []
 
 
 def test_what_slack_did_not_take_is_told_later(store, service, report):
     service.answers = [(500, {}, b"")]
-    refusal_counts.add(store, [RefusalCount("unsigned", 3, NOW)])
+    refusals.add(store, [RefusalCount("unsigned", 3, NOW)])
     assert [len(report()) for _ in range(3)] == [1, 2, 2]
 
 

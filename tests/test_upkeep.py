@@ -5,13 +5,13 @@ from threading import Event
 
 import pytest
 
-import provider
-import upkeep
-from dispatch import dispatch
-from retries import start_retrying
 from stores import calls, get_store, jobs, locks, retention, updates
 from stores.records import Job
 from tests.conftest import update, wait_until
+from work import reconcile as provider
+from work import upkeep
+from work.dispatch import dispatch
+from work.retries import start_retrying
 
 HOUR = 3600.0
 DAY = 24 * HOUR

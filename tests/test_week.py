@@ -11,14 +11,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-import dispatch
-import upkeep
 from app import create_app
 from handlers.active_calls import track_call
-from handlers.outbound import Unavailable
+from handlers.http import Unavailable
 from schemas.status_update import FINAL, IN_PROGRESS, load_update
 from stores import get_store, jobs, updates
 from tests.conftest import Clock, empty, message
+from work import dispatch, upkeep
 
 DAY = 24 * 3600.0
 STALE = 12 * 3600.0

@@ -1,8 +1,6 @@
 """Requests that are not taken: how each is answered, logged and counted."""
 
 import logging
-import threading
-from collections import Counter
 from contextlib import suppress
 from typing import Any
 
@@ -10,47 +8,16 @@ from flask import Flask, Response, current_app, jsonify, request
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
 
-from clock import clock
 from config import WEBHOOK_PATH
+from intake.signature import InvalidSignature, verify
 from schemas.status_update import STATUS_UPDATE, field_errors
 from schemas.strict_json import parse_json
-from schemas.times import iso
-from signature import InvalidSignature, verify
-from stores import StoreError, get_store, refusal_counts
-from stores.records import RefusalCount
+from schemas.times import clock, iso
+from stores import StoreError, get_refusals, get_store
+from stores.refusals import NOT_AN_UPDATE, NOT_KEPT, REASONS, STALE
 
-NOT_AN_UPDATE, NOT_KEPT, STALE = "not a status update", "could not be kept", "stale"
-TOO_MANY_GUESSES = "too many wrong passwords"
-_STRANGE = "The provider sends no such requests: find out who does, or which proxy changes them."
-# Why a request is refused: the status code, and what whoever runs this receiver has to do. Only these are counted, and
-# no sender's text is kept.
-REASONS = {
-    "no secret is set here": (401, "Set WEBHOOK_SECRET to the provider's webhook_secret."),
-    "unsigned": (401, "Set webhook_secret on every assistant at the provider."),
-    "malformed X-Webhook-Timestamp": (401, _STRANGE),
-    "malformed X-Webhook-Signature": (401, _STRANGE),
-    "wrong signature": (
-        401,
-        "WEBHOOK_SECRET must be the webhook_secret of every assistant at the provider; commas separate several.",
-    ),
-    STALE: (
-        401,
-        "Set this machine's clock right, or raise WEBHOOK_TOLERANCE. The log has these updates, for flask import.",
-    ),
-    "too large": (413, "The provider's updates are far smaller: look who sends them."),
-    "the body stopped halfway": (400, "The network in front of this receiver cuts requests off."),
-    "not JSON": (400, _STRANGE),
-    NOT_AN_UPDATE: (422, "The log names the wrong fields, and has these updates whole."),
-    TOO_MANY_GUESSES: (
-        429,
-        "Somebody guesses DASHBOARD_PASSWORD: make it long and random. Ten wrong ones from an address, or a hundred in"
-        " all, close the dashboard for the rest of the minute.",
-    ),
-    NOT_KEPT: (503, "The log says why, and has these updates whole."),
-}
-LOGGED_WHOLE = (STALE, NOT_AN_UPDATE, NOT_KEPT)  # as they may be updates of the provider's
 RETRY_AFTER = 30  # seconds, for a message that could not be kept
-FLUSH_EVERY = 1.0  # seconds
+LOGGED_WHOLE = (STALE, NOT_AN_UPDATE, NOT_KEPT)  # as they may be updates of the provider's
 
 logger = logging.getLogger(__name__)
 
@@ -63,38 +30,7 @@ class Refusal(Exception):
         self.reason = reason
 
 
-class RefusalCounter:
-    """One process's counts since they were last written: a flood of refused requests costs one write a second."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._times: Counter[str] = Counter()
-        self._latest: dict[str, float] = {}
-        self._flushed_at = 0.0
-
-    def count(self, reason: str, now: float) -> None:
-        with self._lock:
-            self._times[reason] += 1
-            self._latest[reason] = now
-
-    def flush(self, now: float) -> None:
-        """Write the counts into the store unless that was done within a second; what it does not take is kept."""
-        with self._lock:
-            if not self._times or abs(now - self._flushed_at) < FLUSH_EVERY:
-                return
-            times, latest, self._flushed_at = self._times, self._latest, now
-            self._times, self._latest = Counter(), {}
-        try:
-            refusal_counts.add(get_store(), [RefusalCount(reason, n, latest[reason]) for reason, n in times.items()])
-        except StoreError as error:
-            logger.warning("refusals not counted yet", extra={"error": str(error)})
-            with self._lock:
-                self._times += times
-                self._latest = latest | self._latest
-
-
 def init_app(app: Flask) -> None:
-    app.extensions["refusals"] = RefusalCounter()
     for kind in (Refusal, InvalidSignature):
         app.register_error_handler(kind, lambda error: refuse(error.reason, str(error)))
     app.register_error_handler(ValidationError, _wrong_fields)
@@ -142,10 +78,9 @@ def refuse(reason: str, text: str, fields: dict[str, list[str]] | None = None, c
 
 def count(reason: str) -> None:
     """Count a request that is refused now for a `reason` in REASONS."""
-    refusals: RefusalCounter = current_app.extensions["refusals"]
-    refusals.count(reason, clock())
+    get_refusals().count(reason, clock())
     if reason != NOT_KEPT:  # the sender has waited for the store long enough
-        refusals.flush(clock())
+        get_refusals().flush(get_store(), clock())
 
 
 def _sent_update() -> dict[str, Any] | None:

@@ -9,13 +9,13 @@ from urllib.parse import quote
 from flask import current_app, g
 from marshmallow import ValidationError
 
-from dispatch import dispatch
-from handlers.outbound import GiveUp, Retry, Unavailable, get
+from handlers.http import GiveUp, Retry, Unavailable, get
 from handlers.service import PROVIDER, Attempt
 from schemas.status_update import ENDED, ENDED_WITH_ERROR, STATUS_UPDATE, StatusUpdate, load_update
 from schemas.times import isoformat
 from stores import calls, get_store, locks
 from stores.records import Call
+from work.dispatch import dispatch
 
 CHECKED_AT_ONCE = 30  # calls; the provider takes 100 requests a minute
 GOES_ON = ("ringing", "connecting", "in-progress", "transferred")  # the provider's statuses of a call that is not over

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from flask import current_app, g
 
+from config import public_url
 from handlers import HANDLERS
-from handlers.alerts import alert_on_error, duration, plain, public_url, send
-from handlers.outbound import GiveUp, Retry
+from handlers.http import GiveUp, Retry
 from handlers.service import Attempt, service
-from refusals import REASONS
-from stores import Database, get_store, jobs, refusal_counts, spool
+from handlers.slack import alert_on_error, duration, plain, send
+from stores import Database, get_store, jobs, refusals, spool
+from stores.refusals import REASONS
 
 PAUSED_FOR = 300.0  # seconds, before it is reported
 AGAIN = 3600.0  # seconds between two messages about one trouble
@@ -71,7 +72,7 @@ def find_troubles(store: Database, now: float) -> Iterator[Trouble]:
             text = f"{each.handler} is paused for {duration(now - paused_at)}. Last error: {each.error}."
             text += f" {_updates(each.pending)} pending."
             yield Trouble(f"{each.handler} paused", paused_at, now, text)
-    for each in refusal_counts.since(store, now):
+    for each in refusals.since(store, now):
         if each.reason in UNSIGNED:
             code, advice = REASONS[each.reason]
             text = f"{_updates(each.times)} refused: {code} {each.reason}. {advice}"

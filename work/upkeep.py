@@ -8,10 +8,10 @@ from flask import current_app
 
 from handlers import HANDLERS
 from handlers.active_calls import mirror_active_calls
-from handlers.outbound import Retry
-from provider import reconcile
+from handlers.http import Retry
 from stores import get_store, jobs, locks, retention, updates
 from stores.records import Settlement
+from work.reconcile import reconcile
 
 DAY = 24 * 3600.0
 BATCH = 500  # updates pruned at a time

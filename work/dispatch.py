@@ -9,11 +9,11 @@ from math import inf
 
 from flask import current_app, g
 
-from clock import clock
 from handlers import HANDLERS, is_on
-from handlers.outbound import Deferred, GiveUp, Retry
+from handlers.http import Deferred, GiveUp, Retry
 from handlers.service import Attempt, service
 from schemas.status_update import StatusUpdate
+from schemas.times import clock
 from stores import StoreError, get_store, jobs, spool
 from stores.records import Job, Settlement
 

@@ -6,11 +6,12 @@ Many alike errors make one message per ALERT_INTERVAL: an update whose error was
 import re
 from urllib.parse import quote, urlsplit
 
-from flask import current_app, has_request_context, request
+from flask import current_app
 
-from clock import clock
-from handlers.outbound import Deferred, Retry, post
+from config import public_url
+from handlers.http import Deferred, Retry, post
 from schemas.status_update import ENDED_WITH_ERROR, StatusUpdate
+from schemas.times import clock
 from stores import calls, get_store, jobs, locks
 
 MAX_ERROR = 3000
@@ -79,11 +80,3 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
-
-
-def public_url() -> str | None:
-    """Where people see the app: as the platform says, else as the provider's request names it."""
-    if current_app.config["PUBLIC_URL"] or not has_request_context():
-        return current_app.config["PUBLIC_URL"]
-    scheme = request.headers.get("X-Forwarded-Proto", request.scheme)
-    return f"{'https' if scheme == 'https' else 'http'}://{request.host}"

@@ -12,13 +12,13 @@ from queue import SimpleQueue
 
 from flask import Flask, current_app
 
-from dispatch import Handler, retry_one, settle
+from config import announce
 from handlers import HANDLERS
-from startup import announce
-from stores import StoreError, get_store, jobs, spool
+from stores import StoreError, get_refusals, get_store, jobs, spool
 from stores.records import Settlement
-from troubles import report_troubles
-from upkeep import upkeep
+from work.dispatch import Handler, retry_one, settle
+from work.reports import report_troubles
+from work.upkeep import upkeep
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def _repeat(app: Flask, stopping: threading.Event, every: float, duty: Callable[
 def _drain(stopping: threading.Event) -> None:
     """Drain the spool, and write down what was refused."""
     spool.drain(get_store(), stopping)
-    current_app.extensions["refusals"].flush(get_store().now())
+    get_refusals().flush(get_store(), get_store().now())
 
 
 def _retry(handler: Handler, stopping: threading.Event) -> None:

@@ -1,0 +1,48 @@
+"""What the store's verbs need of a database; `sqlite` and `postgres` are the two."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+Rows = list[tuple[Any, ...]]
+Execute = Callable[..., Rows]
+
+
+class Database(Protocol):
+    """What the verbs need of a database. Parameters are named in the SQL, as `:name`."""
+
+    name: str
+    durability: str  # what an acknowledged update survives, in a few words
+    skip_locked = ""  # what ends a SELECT of rows that are about to be changed
+    spool: "Database | None" = None  # where updates go while this database cannot take them
+    failure = ""  # why this database has not been used since it failed; empty while it is used
+
+    def now(self) -> float:
+        """The time that everybody who uses this database compares leases with."""
+
+    def query(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
+        """What a SELECT finds."""
+
+    def execute(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
+        """Run one statement atomically. Returns what its RETURNING does."""
+
+    def transaction(self) -> AbstractContextManager[Execute]:
+        """Several statements, atomically: `with db.transaction() as execute`. Any exception undoes them. They may take
+        long, which `query` and `execute` may not."""
+
+    def insert(self, sql: str, values: Mapping[str, Any], *more: str) -> int | None:
+        """Atomically run an INSERT that returns an id and, where it does, the statements in `more`, which find it as
+        the only row of `kept`. Durable once this returns the id, or None where nothing was inserted."""
+
+    def advice(self) -> list[str]:
+        """What is worth knowing or doing about the database as it is set up, a sentence each."""
+
+    def probe(self) -> None:
+        """Try again to reach a database that failed. Raises StoreError while it cannot be used."""
+
+    def close(self) -> None:
+        """Let go of every connection and file; the next verb opens them again."""
+
+    def check(self) -> None:
+        """Write something. Raises StoreError if an update could not be kept now."""
+        self.execute("INSERT INTO locks VALUES ('check', 0) ON CONFLICT (name) DO UPDATE SET until = excluded.until")
