@@ -30,9 +30,9 @@ class Database(Protocol):
         """Several statements, atomically: `with db.transaction() as execute`. Any exception undoes them. They may take
         long, which `query` and `execute` may not."""
 
-    def insert(self, sql: str, values: Mapping[str, Any], *more: str) -> int | None:
-        """Atomically run an INSERT that returns an id and, where it does, the statements in `more`, which find it as
-        the only row of `kept`. Durable once this returns the id, or None where nothing was inserted."""
+    def chain(self, sql: str, values: Mapping[str, Any], *more: str) -> int | None:
+        """Atomically run a statement that returns an id and, where it does, the statements in `more`, which find the id
+        as the only row of `kept`. Durable once this returns the id, or None where nothing was changed."""
 
     def advice(self) -> list[str]:
         """What is worth knowing or doing about the database as it is set up, a sentence each."""

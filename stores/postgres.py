@@ -76,7 +76,7 @@ class Postgres(Database):
         with self._connection(SLOW_ANSWER) as connection, connection.transaction():
             yield functools.partial(_run, connection)
 
-    def insert(self, sql: str, values: Mapping[str, Any], *more: str) -> int | None:
+    def chain(self, sql: str, values: Mapping[str, Any], *more: str) -> int | None:
         parts = [f"kept AS ({sql})", *(f"more{number} AS ({each})" for number, each in enumerate(more))]
         found = self.execute(f"WITH {', '.join(parts)} SELECT id FROM kept", values)
         return found[0][0] if found else None

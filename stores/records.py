@@ -12,6 +12,10 @@ class StoreError(Exception):
     """The store cannot keep or find anything now; the text names the file or server and the cause."""
 
 
+class Refused(StoreError):
+    """The store works, but takes no such row: trying again cannot help."""
+
+
 def hour_of(moment: float) -> int:
     """When the hour began that `moment` is in."""
     return int(moment // 3600) * 3600

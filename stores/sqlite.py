@@ -51,7 +51,7 @@ class SQLite(Database):
         with self._locked() as deadline, self._begun(deadline) as db:
             yield lambda sql, values={}: db.execute(sql, values).fetchall()
 
-    def insert(self, sql: str, values: Mapping[str, Any], *more: str) -> int | None:
+    def chain(self, sql: str, values: Mapping[str, Any], *more: str) -> int | None:
         def run(db: sqlite3.Connection) -> int | None:
             inserted: tuple[int] | None = db.execute(sql, values).fetchone()
             if inserted is None:

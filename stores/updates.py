@@ -37,7 +37,7 @@ def record(
         "due_at": lease or now,
     }
     values |= {f"handler{number}": handler for number, handler in enumerate(jobs)}
-    return db.insert(_KEEP, values, UPSERT_CALL, *_insert_jobs(*jobs.values()))
+    return db.chain(_KEEP, values, UPSERT_CALL, *_insert_jobs(*jobs.values()))
 
 
 @functools.lru_cache
