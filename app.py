@@ -2,11 +2,10 @@
 
 To follow an update, read on in this order: `schemas/status_update.py` is the message, `handlers/__init__.py` the list
 of handlers, `work/dispatch.py` keeps the update and calls them, `stores/updates.py` is how it is kept, and
-`work/retries.py` does later what could not be done at once.
+`work/worker.py` does later what could not be done at once.
 """
 
 import logging
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -26,7 +25,7 @@ from intake.signature import InvalidSignature, is_local, verify
 from schemas.status_update import STATUS_UPDATE, load_update
 from schemas.strict_json import parse_json
 from schemas.times import clock
-from work import retries
+from work import lanes, threads
 from work.dispatch import dispatch
 
 logger = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.config.update(load_config(), **(config or {}))
     app.json.sort_keys = False
     app.add_url_rule(WEBHOOK_PATH, view_func=status_update, methods=["POST"], provide_automatic_options=False)
-    for part in (stores, handlers, retries, refusals, dashboard, commands):
+    for part in (stores, handlers, lanes, threads, refusals, dashboard, commands):
         part.init_app(app)
     return app
 
@@ -49,14 +48,13 @@ def status_update() -> tuple[str, int] | Response:
 
     Whatever is raised on the way becomes an answer in `refusals`.
     """
-    deadline = time.monotonic() + current_app.config["DEADLINE"]
     received_at = datetime.fromtimestamp(stores.get_store().now(), UTC)
     body = read_body()
     verify_sender(body)
     document = parse_body(body)
     if (kind := message_type(document)) != STATUS_UPDATE:
         return pass_over(kind)
-    dispatch(load_update(document, received_at), deadline)
+    dispatch(load_update(document, received_at))
     return Response("OK", mimetype="text/plain")
 
 

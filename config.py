@@ -13,18 +13,19 @@ from flask import current_app, has_request_context, request
 
 # Not settings, but keys of the app's config, so that tests can change them. Times are in seconds.
 INTERNALS = {
-    "DEADLINE": 4.0,  # of a request, from its start
-    "OUTBOUND_TIMEOUT": 3.0,  # of a request to a service
-    "OUTBOUND_SLOTS": 16,  # requests of a worker that wait for one service at a time, a quarter of its threads
-    "RETRIES_AT_ONCE": 8,  # of one handler, in a process
-    "LEASE": 60.0,
-    "RETRY_EVERY": 1.0,  # how often the retry thread looks for due work
+    "REQUEST_PATIENCE": (2.0, 2.0),  # for a service to connect and to answer, while our own sender waits
+    "WORKER_PATIENCE": (5.0, 30.0),
+    "LEASE": 30.0,  # of what a request has in hand
+    "WORKER_LEASE": 120.0,
+    "RETRY_EVERY": 1.0,  # how often a worker looks for due work
     "RETRY_FIRST": 30.0,
     "RETRY_LONGEST": 3600.0,
     "GIVE_UP_AFTER": 24 * 3600.0,
-    "PAUSE_AFTER": 3,  # failures in a row
-    "PROBE_EVERY": 30.0,  # what a paused handler's service is asked
-    "LAST_TRY": 10.0,  # at shutdown
+    "SLOW_AFTER": 1.0,  # a service that took longer is left to the worker
+    "AWAY_AFTER": 3,  # failures in a row
+    "ASK_EVERY": 30.0,  # seconds between two requests to a service that is away
+    "STOP_WORK": 12.0,  # at a stop, for what is in hand
+    "STOP_WRITES": 5.0,  # and then for what is still to be written
     "STALE_AFTER": 12 * 3600.0,
     "CHECK_AFTER": 3600.0,  # how long a call is active before it is checked with the provider
     "CHECK_EVERY": 600.0,

@@ -6,13 +6,13 @@ import resource
 from gunicorn import glogging
 
 import logs
-from config import INTERNALS, announce, check_free, load_config
+from config import announce, check_free, load_config
 from intake.gunicorn_worker import Worker
 
 # Answers wait for the disk and for other services, so threads, not more processes, keep a worker busy. They are made
 # when needed, and wait for no client.
 worker_class = Worker
-threads = 4 * INTERNALS["OUTBOUND_SLOTS"]
+threads = 64
 
 # Each connection has a file descriptor, and so have the threads' databases: half of what many systems give is too few.
 files, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -62,7 +62,7 @@ def on_starting(server):
 
 
 def post_worker_init(worker):
-    from work.retries import start_retrying
+    from work.threads import start_retrying
 
     worker.stop_retrying = start_retrying(worker.wsgi)
 

@@ -15,6 +15,7 @@ import stores
 from config import load_config
 from schemas.status_update import Call, Customer, PhoneNumber, StatusUpdate
 from stores import updates
+from stores.records import Job
 
 BATCH, DAYS = 2000, 29
 LAST_DAY = 0.1  # the share of all calls: 50,000 of a million updates
@@ -33,7 +34,11 @@ def fill(environment: dict[str, str], first: int, count: int) -> None:
             for index, update in enumerate(found, start):
                 db.now = update.received_at.timestamp
                 pending, failed = index % 500 == 2, index % 5000 == 1
-                updates.record(db, update, ["update_crm"] * pending, failed=["update_crm"] * failed)
+                updates.keep(
+                    db,
+                    update,
+                    [Job("update_crm", "pending", 0.0)] * pending + [Job("update_crm", "failed", None)] * failed,
+                )
         print(f"\r{start + BATCH:9} kept", end="", file=sys.stderr, flush=True)
     db.close()
 

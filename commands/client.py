@@ -12,6 +12,7 @@ import requests
 from flask import current_app
 
 from config import WEBHOOK_PATH
+from handlers import handlers_off
 from intake.signature import sign
 from stores import StoreError
 
@@ -66,3 +67,14 @@ def new_session() -> requests.Session:
 
 def first_secret() -> str | None:
     return next(iter(current_app.config["WEBHOOK_SECRET"]), None)
+
+
+def confirm_off(yes: bool, what: str) -> None:
+    """Unless `yes`, ask whether to go on where handlers are off in this shell; `what` says what they miss."""
+    names = handlers_off(current_app.config)
+    if names and not yes:
+        click.confirm(
+            f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} off here, and {what}. Go on?",
+            abort=True,
+            err=True,
+        )

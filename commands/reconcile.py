@@ -6,22 +6,24 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
-from commands.client import Command
+from commands.client import Command, confirm_off
 from logs import mask
-from work import reconcile as provider
+from work import reconcile as checks
 
 
 @click.command(cls=Command)
+@click.option("--yes", is_flag=True, help="Do not ask, whichever handlers are off here.")
 @with_appcontext
-def reconcile() -> None:
+def reconcile(yes: bool) -> None:
     """Check calls that have been active for over an hour with the provider, and settle those that are over."""
     if not current_app.config["PROVIDER_API_KEY"]:
         raise click.UsageError("set PROVIDER_API_KEY to a key of the provider's API")
+    confirm_off(yes, "get nothing of the calls that are settled")
     results = []
-    for call, found in provider.reconcile():
-        results.append(found)
-        click.echo(f"{mask(call.id)}: {found}")
+    for call, result in checks.reconcile():
+        results.append(result)
+        click.echo(f"{mask(call.id)}: {result}")
     if not results:
         click.echo("no call has been active for over an hour")
-    if any(found.startswith(provider.NOT_TOLD) for found in results):
+    if any(result.startswith(checks.NOT_TOLD) for result in results):
         sys.exit(1)

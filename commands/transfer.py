@@ -5,20 +5,22 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 import click
 from flask.cli import with_appcontext
-from marshmallow import ValidationError
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
 
-from commands.client import Command, first_secret, new_session, post, webhook_url
-from handlers import HANDLERS
-from schemas.status_update import StatusUpdate, field_errors, load_update
+from commands.client import Command, confirm_off, first_secret, new_session, post, webhook_url
+from schemas.status_update import field_errors, load_update
 from schemas.strict_json import parse_json
 from schemas.times import parse_time
-from stores import get_store, spool
+from stores import get_store, restore
 from stores.export import every_update, exported
+from stores.records import Job
+from work.lanes import get_lanes
 
 
 def since(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
@@ -45,33 +47,71 @@ def progress(things: Iterable[Any], label: str) -> AbstractContextManager[Iterab
     return click.progressbar(things, label=label, file=sys.stderr, show_pos=True, hidden=hidden)
 
 
+class _JobSchema(Schema):
+    class Meta:
+        unknown = EXCLUDE
+
+    handler = fields.String(required=True)
+    state = fields.String(required=True, validate=validate.OneOf(("pending", "failed", "done")))
+    attempts = fields.Integer(load_default=0)
+    error = fields.String(load_default=None, allow_none=True)
+    due_at = fields.AwareDateTime(load_default=None, allow_none=True)
+    first_tried_at = fields.AwareDateTime(load_default=None, allow_none=True)
+    done_at = fields.AwareDateTime(load_default=None, allow_none=True)
+
+    @post_load
+    def make(self, values: dict[str, Any], **_: Any) -> Job:
+        times = {name: value and value.timestamp() for name, value in values.items() if name.endswith("_at")}
+        job = Job(**values | times)
+        return replace(job, due_at=(job.due_at or 0.0) if job.state == "pending" else None)
+
+
+class _LineSchema(Schema):
+    """What a line of an export, or of a log, says beside the message. Lines of older exports name only the handlers
+    whose work is pending or has failed."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    time = fields.AwareDateTime(default_timezone=UTC)
+    received_at = fields.AwareDateTime(default_timezone=UTC)
+    last_received_at = fields.AwareDateTime(default_timezone=UTC)
+    times = fields.Integer(load_default=1)
+    handlers = fields.List(fields.String(), load_default=None, allow_none=True)
+    pending = fields.List(fields.String())
+    failed = fields.List(fields.String(), load_default=[])
+    jobs = fields.List(fields.Nested(_JobSchema))
+
+
+_LINE = _LineSchema()
+
+
 @click.command("import", cls=Command)
 @click.argument("file", type=click.File("rb"), default="-")
 @click.option("--url", help="Post the lines to this receiver instead, signed with WEBHOOK_SECRET.")
+@click.option("--yes", is_flag=True, help="Do not ask, whichever handlers are off here.")
 @with_appcontext
-def import_(file: BinaryIO, url: str | None) -> None:
+def import_(file: BinaryIO, url: str | None, yes: bool) -> None:
     """Keep what FILE (or stdin) has: lines of an export, or of a log with messages that were refused or not kept.
 
-    Lines without a message are passed over. What an export says is pending or failed is so again; a message from a log
-    is pending for every handler. Importing twice changes nothing.
+    Lines without a message are passed over. What an export says is pending, failed or done is so again; a message from
+    a log is pending for every handler that is on here and wants it. Importing twice changes nothing.
     """
     session, secret, target = new_session(), first_secret(), url and webhook_url(url)
-
-    def take(line: bytes) -> str:
-        """What came of one line. Raises ValidationError."""
-        try:
-            document = parse_json(line[max(line.find(b"{"), 0) :])
-            message = document["message"]
-        except (ValueError, TypeError, KeyError):
-            return "passed over"
-        update = load_update({"message": message}, received_at(document))
-        return post(session, target, message, secret)[0] if target else keep(update, document)
-
-    results = Counter()
+    results: Counter[str] = Counter()
     with progress(file, "Importing") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                results[take(line)] += 1
+                document = parse_json(line[max(line.find(b"{"), 0) :])
+                message = document["message"]
+            except (ValueError, TypeError, KeyError):
+                results["passed over"] += 1
+                continue
+            try:
+                if target:
+                    results[post(session, target, message, secret)[0]] += 1
+                else:
+                    results[_keep(document, yes)] += 1
             except ValidationError as error:
                 results["wrong"] += 1
                 click.echo(f"line {number}: {json.dumps(field_errors(error))}", err=True)
@@ -81,16 +121,19 @@ def import_(file: BinaryIO, url: str | None) -> None:
         sys.exit(1)
 
 
-def received_at(line: dict[str, Any]) -> datetime:
-    """When an exported or logged line's update was received; now, where the line does not say."""
-    try:
-        return parse_time(line.get("received_at") or line["time"])
-    except (KeyError, ValueError, TypeError, OverflowError):
-        return datetime.fromtimestamp(get_store().now(), UTC)
-
-
-def keep(update: StatusUpdate, line: dict[str, Any]) -> str:
-    """Keep the update of an exported or logged line. Returns what came of it."""
-    pending = line.get("pending", [handler.__name__ for handler in HANDLERS])
-    recorded = spool.record(get_store(), update, pending, None, line.get("failed", []))
-    return {"new": "kept", "repeat": "kept already"}.get(recorded.outcome, recorded.outcome)
+def _keep(document: dict[str, Any], yes: bool) -> str:
+    """Keep the update of an exported or logged line. Returns what came of it. Raises ValidationError."""
+    line = _LINE.load({name: value for name, value in document.items() if name != "message"})
+    now = datetime.fromtimestamp(get_store().now(), UTC)
+    update = load_update({"message": document["message"]}, line.get("received_at") or line.get("time") or now)
+    handlers, jobs = line["handlers"], line.get("jobs")
+    if jobs is None:
+        pending = line.get("pending")
+        if pending is None:
+            confirm_off(yes, "get no work from lines that do not name their handlers")
+            handlers = pending = [lane.name for lane in get_lanes() if lane.wants(update)]
+        jobs = [Job(name, "failed", None) for name in line["failed"] if name not in pending]
+        jobs += [Job(name, "pending", 0.0) for name in pending]
+    last = line.get("last_received_at")
+    kept = restore(update, jobs, handlers, times=line["times"], last_received_at=last and last.timestamp())
+    return {"new": "kept", "repeat": "kept already"}.get(kept.outcome, kept.outcome)

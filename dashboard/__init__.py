@@ -22,12 +22,11 @@ from dashboard import listing
 from dashboard.access import LoginThrottle, add_headers, error_response, is_same_origin, require_access
 from dashboard.figures import PERIODS, figures, first_hour
 from dashboard.health import health
-from dashboard.presenters import call_state, kept_update, paused_at
-from handlers import HANDLERS
+from dashboard.presenters import call_state, is_off, kept_update, service_state
 from schemas.times import iso
 from stores import Database, StoreError, calls, get_refusals, get_store, jobs, refusals, spool, updates
 from stores.export import every_update, exported
-from work.dispatch import retry_one
+from work.lanes import get_lane
 
 MAX_LISTED = {"active": 300, "stale": 50}  # all are counted
 PENDING_TOO_LONG = 60.0  # seconds
@@ -36,7 +35,8 @@ blueprint = Blueprint(
     "dashboard", __name__, template_folder="templates", static_folder="static", static_url_path="/static"
 )
 blueprint.add_app_template_filter(iso)
-blueprint.add_app_template_filter(paused_at)
+blueprint.add_app_template_filter(service_state)
+blueprint.add_app_template_filter(is_off)
 blueprint.before_request(require_access)
 blueprint.after_request(add_headers)
 
@@ -105,16 +105,16 @@ def call(call_id: str | None = None) -> str | Response:
 
 @blueprint.post("/run-again")
 def run_again() -> Response:
-    """Make a handler's pending and failed work due, of one call where given, and do the first of it at once."""
+    """Make a handler's pending and failed work due, of one call where given, and let its worker ask the service at
+    once."""
     if not is_same_origin():
         return error_response(403, "only a page of this dashboard can do that")
     call_id, name = request.form.get("call_id"), request.form.get("handler")
-    handler = next((each for each in HANDLERS if each.__name__ == name), None)
-    if handler is None:
-        return error_response(404, "no handler has this name")
-    store = get_store()
-    if jobs.retry_now(store, failed=True, call_id=call_id, handler=name):
-        retry_one(handler, store.now(), forced=True, call_id=call_id)
+    lane = get_lane(name or "")
+    if lane is None:
+        return error_response(404, "no handler that is on has this name")
+    jobs.retry_now(get_store(), [lane.name], failed=True, call_id=call_id)
+    lane.ask_now()
     return redirect(url_for(".call", id=call_id) if call_id else url_for(".index"), 303)
 
 

@@ -3,7 +3,6 @@
 import logging
 from typing import Any
 
-from dashboard.presenters import paused_at
 from logs import mask
 from schemas.times import iso
 from stores import Database, StoreError, get_store, jobs, spool, updates
@@ -50,12 +49,11 @@ def _check(db: Database) -> tuple[float | None, list[Backlog]]:
 
 
 def handler_state(backlog: Backlog) -> dict[str, Any]:
-    """One handler with work to do in `/healthz`. Whether it is paused is what this process knows."""
+    """One handler with work to do in `/healthz`."""
     return {
         "pending": backlog.pending,
         "failed": backlog.failed,
         "oldest_pending_at": iso(backlog.oldest),
         "next_try_at": iso(backlog.due_at),
-        "paused_since": iso(paused_at(backlog.handler)),
         "error": backlog.error and mask(backlog.error),  # anybody may ask
     }

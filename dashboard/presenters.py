@@ -3,12 +3,9 @@
 import json
 from typing import Any
 
-from flask import current_app
-
-from handlers import HANDLERS, is_on
-from handlers.service import service
 from schemas.times import iso
 from stores.records import Call, Job, StoredUpdate
+from work.lanes import get_lane, get_lanes
 
 # What files, wallboards and spreadsheets get of a call.
 SHOWN = ("id", "status", "type", "line", "line_name", "customer", "received_at", "started_at", "ended_at", "seconds")
@@ -22,18 +19,33 @@ def call_state(call: Call) -> dict[str, Any]:
 
 
 def kept_update(kept: StoredUpdate) -> dict[str, Any]:
-    """One update as received, and what became of it in each handler that is on or has a job."""
+    """One update as received, and what became of it in each handler that it was given to or that is on."""
     jobs = {job.handler: job for job in kept.jobs}
-    on = [handler.__name__ for handler in HANDLERS if is_on(handler.__name__, current_app.config)]
-    done = Job("", "done", None, attempts=1, done_at=kept.received_at)  # at once: no job is kept of that
+    names = [*(kept.handlers or ()), *jobs, *(lane.name for lane in get_lanes())]
     return {
         "status": kept.status,
         "received_at": kept.received_at,
+        "times": kept.times,
+        "last_received_at": kept.last_received_at,
         "message": json.dumps(json.loads(kept.message)["message"], indent=2, ensure_ascii=False),
-        "handlers": [(name, jobs.get(name, done)) for name in dict.fromkeys([*on, *jobs])],
+        "handlers": [(name, jobs.get(name) or _job_of(kept, name)) for name in dict.fromkeys(names)],
     }
 
 
-def paused_at(handler: str) -> float | None:
-    """Since when this process asks a handler's service only now and then."""
-    return service(handler).breaker.paused_at
+def _job_of(kept: StoredUpdate, handler: str) -> Job | None:
+    """A job that was done at once, of which no row is kept; None where the handler was given nothing to do."""
+    if kept.handlers is None or handler not in kept.handlers:
+        return None
+    return Job(handler, "done", None, attempts=1, done_at=kept.received_at)
+
+
+def service_state(handler: str) -> str:
+    """A sentence on how a handler's service is, as far as this process knows."""
+    lane = get_lane(handler)
+    if lane is None:
+        return "This handler is off here: its work waits until it is on."
+    return {"away": "Its service is away.", "slow": "Its service is slow."}.get(lane.state, "")
+
+
+def is_off(handler: str) -> bool:
+    return get_lane(handler) is None

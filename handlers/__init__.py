@@ -1,11 +1,11 @@
 """What is done with every new update: plain functions `handler(update) -> None`, called in this order.
 
-A handler returns when its work is done, or when its setting is unset. It raises Retry to be called again later, GiveUp
-when that cannot help; anything else it raises means Retry too. It can be called again for an update it has already
-handled, where a process died in between.
+A handler returns when its work is done. It raises Retry to be called again later, GiveUp when that cannot help;
+anything else it raises means Retry too. It can be called again for an update it has already handled, where a process
+died in between.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flask import Flask
@@ -15,16 +15,37 @@ from handlers.active_calls import track_call
 from handlers.crm import update_crm
 from handlers.event_log import log_event
 from handlers.slack import alert_on_error
+from schemas.status_update import ENDED_WITH_ERROR, StatusUpdate
 
-HANDLERS = (log_event, track_call, alert_on_error, update_crm)
+Handler = Callable[[StatusUpdate], None]
 
-# Without its setting a handler has nothing to do, so it gets no jobs. A handler that is not named here always does.
-NEEDS = {"track_call": "REDIS_URL", "alert_on_error": "SLACK_WEBHOOK_URL", "update_crm": "CRM_WEBHOOK_URL"}
+HANDLERS: tuple[Handler, ...] = (log_event, track_call, alert_on_error, update_crm)
+
+# The setting that a handler cannot do without: while it is unset the handler is off, which leaves its work pending.
+NEEDS: dict[Handler, str] = {
+    track_call: "REDIS_URL",
+    alert_on_error: "SLACK_WEBHOOK_URL",
+    update_crm: "CRM_WEBHOOK_URL",
+}
+
+# What a handler is about, where that is not every update.
+WANTS: dict[Handler, Callable[[StatusUpdate], bool]] = {
+    alert_on_error: lambda update: update.call.status == ENDED_WITH_ERROR,
+}
+
+# Handlers that ask no service, so that nothing can keep them waiting.
+ASKS_NOBODY: tuple[Handler, ...] = (log_event,)
 
 
 def init_app(app: Flask) -> None:
-    app.extensions |= {"redis": active_calls.connect(app.config), "services": {}}
+    app.extensions["redis"] = active_calls.connect(app.config)
 
 
-def is_on(handler: str, config: Mapping[str, Any]) -> bool:
-    return handler not in NEEDS or bool(config[NEEDS[handler]])
+def active_handlers(config: Mapping[str, Any]) -> list[Handler]:
+    """The handlers that are on, in their order."""
+    return [handler for handler in HANDLERS if handler not in NEEDS or config[NEEDS[handler]]]
+
+
+def handlers_off(config: Mapping[str, Any]) -> list[str]:
+    """The names of the handlers that are off."""
+    return [handler.__name__ for handler in HANDLERS if handler not in active_handlers(config)]

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from flask import current_app, g
+from flask import current_app
 
-from handlers.http import Retry, Unavailable
-from handlers.service import Attempt, ask, with_timeout
+from handlers.errors import Retry, Unavailable
 from schemas.status_update import StatusUpdate
 from stores import calls, get_store
 
@@ -38,8 +37,6 @@ def connect(config: Mapping[str, Any]) -> Any:
 def track_call(update: StatusUpdate) -> None:
     """Put the call into the set or take it out, as the store has it, whatever the order of updates."""
     redis = current_app.extensions["redis"]
-    if redis is None:
-        return
     is_active = partial(calls.is_active, get_store(), update.call.id, _stale_before())
     active = is_active()
     while True:
@@ -54,7 +51,6 @@ def mirror_active_calls() -> None:
 
     Raises Unavailable where the server is away.
     """
-    g.attempt = Attempt(track_call.__name__)
     redis = current_app.extensions["redis"]
     members = _ask(redis.smembers, SET)
     active = {call.id for call in calls.active(get_store(), after=_stale_before())}
@@ -70,12 +66,9 @@ def _stale_before() -> float:
 def _ask(command: Any, *arguments: str) -> Any:
     from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
-    def run() -> Any:
-        try:
-            return command(*arguments)
-        except (ConnectionError, TimeoutError) as error:
-            raise Unavailable(f"Redis: {error} ({CHECK})") from None
-        except RedisError as error:
-            raise Retry(f"Redis: {error}") from None
-
-    return ask(partial(with_timeout, run))
+    try:
+        return command(*arguments)
+    except (ConnectionError, TimeoutError) as error:
+        raise Unavailable(f"Redis: {error} ({CHECK})") from None
+    except RedisError as error:
+        raise Retry(f"Redis: {error}") from None

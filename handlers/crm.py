@@ -11,14 +11,11 @@ from schemas.times import isoformat
 
 
 def update_crm(update: StatusUpdate) -> None:
-    url = current_app.config["CRM_WEBHOOK_URL"]
-    if not url:
-        return
     token = current_app.config["CRM_TOKEN"]
     headers = {"Idempotency-Key": f"{quote(update.call.id, safe='')}:{quote(update.call.status, safe='')}"}
     if token:
         headers["Authorization"] = f"Bearer {token}"
-    post(url, crm_record(update), headers)
+    post(current_app.config["CRM_WEBHOOK_URL"], crm_record(update), headers)
 
 
 def crm_record(update: StatusUpdate) -> dict[str, Any]:

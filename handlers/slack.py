@@ -9,8 +9,9 @@ from urllib.parse import quote, urlsplit
 from flask import current_app
 
 from config import public_url
-from handlers.http import Deferred, Retry, post
-from schemas.status_update import ENDED_WITH_ERROR, StatusUpdate
+from handlers.errors import Deferred, Retry
+from handlers.http import post
+from schemas.status_update import StatusUpdate
 from schemas.times import clock
 from stores import calls, get_store, jobs, locks
 
@@ -20,12 +21,10 @@ SLACK = re.compile(r"(.+\.)?slack(-gov)?\.com")
 
 
 def alert_on_error(update: StatusUpdate) -> None:
-    if not current_app.config["SLACK_WEBHOOK_URL"] or update.call.status != ENDED_WITH_ERROR:
-        return
     config, store = current_app.config, get_store()
     group = f"alert: {update.error_group}"
-    # Longer than a post takes: nobody else reports such an error meanwhile.
-    if not locks.acquire(store, group, config["OUTBOUND_TIMEOUT"] + 1):
+    # Longer than a post can take: nobody else reports such an error meanwhile.
+    if not locks.acquire(store, group, sum(config["WORKER_PATIENCE"]) + 1):
         wait = (locks.ends_at(store, group) or 0.0) - store.now()
         raise Deferred("such an error was just reported, or is being", after=wait)
     covered = jobs.with_same_error(store, "alert_on_error", update)
@@ -36,7 +35,7 @@ def alert_on_error(update: StatusUpdate) -> None:
     except Exception:
         locks.renew(store, group, 0)
         raise
-    jobs.finish(store, ["alert_on_error"], covered)
+    jobs.finish(store, "alert_on_error", covered)
     locks.renew(store, group, config["ALERT_INTERVAL"])
 
 

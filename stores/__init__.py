@@ -6,16 +6,22 @@ to connect, to lock and to be durable. Every verb raises StoreError when the dat
 seconds.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from flask import Flask, current_app
 
+from schemas.status_update import StatusUpdate
+from stores import updates
 from stores.database import Database
-from stores.records import StoreError
+from stores.records import Job, Kept, Refused, StoreError
 from stores.refusals import RefusalCounter
 
-__all__ = ["Database", "StoreError", "create", "get_refusals", "get_store"]
+logger = logging.getLogger(__name__)
+
+__all__ = ["Database", "Refused", "StoreError", "create", "get_refusals", "get_store", "keep", "restore"]
 
 
 def create(config: Mapping[str, Any]) -> Database:
@@ -35,8 +41,46 @@ def init_app(app: Flask) -> None:
 
 
 def get_store() -> Database:
-    return current_app.extensions["store"]
+    store: Database = current_app.extensions["store"]
+    return store
 
 
 def get_refusals() -> RefusalCounter:
-    return current_app.extensions["refusals"]
+    refusals: RefusalCounter = current_app.extensions["refusals"]
+    return refusals
+
+
+def keep(update: StatusUpdate, handlers: Sequence[str]) -> Kept:
+    """Atomically keep `update` with a leased job for each of `handlers`, and bring its call up to date; in the spool
+    where the database cannot. A repeat is counted. Raises StoreError where neither could keep it."""
+    db = get_store()
+    lease = db.now() + current_app.config["LEASE"]
+    kept = restore(update, [Job(name, "leased", lease) for name in handlers], handlers)
+    if kept.outcome == "repeat":
+        _count_repeat(update)
+    return replace(kept, lease=lease)
+
+
+def restore(update: StatusUpdate, jobs: Sequence[Job], handlers: Iterable[str] | None, **receipts: Any) -> Kept:
+    """Atomically keep `update` with `jobs` as they are; where the database cannot, in the spool, where nothing is
+    leased. `receipts` are `times` and `last_received_at`. Raises StoreError where neither could keep it."""
+    db = get_store()
+    try:
+        update_id = updates.keep(db, update, jobs, handlers, **receipts)
+        return Kept("repeat" if update_id is None else "new", update_id)
+    except StoreError:
+        if db.spool is None:
+            raise
+    now = db.now()
+    jobs = [replace(job, state="pending", due_at=now) if job.state == "leased" else job for job in jobs]
+    update_id = updates.keep(db.spool, update, jobs, handlers, **receipts)
+    return Kept("repeat" if update_id is None else "spooled")
+
+
+def _count_repeat(update: StatusUpdate) -> None:
+    """The update is kept, so its sender is answered 200 even where this fails."""
+    db = get_store()
+    try:
+        updates.count_repeat(db.spool if db.spool and db.failure else db, update)
+    except StoreError as error:
+        logger.warning("repeat not counted", extra={"call_id": update.call.id, "error": str(error)})

@@ -7,7 +7,7 @@ from typing import Any
 from schemas.times import iso
 from stores import spool, updates
 from stores.database import Database
-from stores.records import StoredUpdate
+from stores.records import Job, StoredUpdate
 
 
 def every_update(db: Database, since: float = 0) -> Iterator[StoredUpdate]:
@@ -18,7 +18,7 @@ def every_update(db: Database, since: float = 0) -> Iterator[StoredUpdate]:
 
 
 def exported(kept: StoredUpdate) -> dict[str, Any]:
-    """One line of the export; `flask import` takes it."""
+    """One line of the export; `flask import` takes it. `jobs` are those that were not done at once."""
     message = json.loads(kept.message)["message"]
     return {
         "call_id": kept.call_id,
@@ -26,12 +26,18 @@ def exported(kept: StoredUpdate) -> dict[str, Any]:
         "timestamp": message["timestamp"],
         "received_at": iso(kept.received_at),
         "kept_at": iso(kept.kept_at),
+        "times": kept.times,
+        "last_received_at": iso(kept.last_received_at),
+        "handlers": kept.handlers,
         "pending": [job.handler for job in kept.jobs if job.is_open],
         "failed": [job.handler for job in kept.jobs if job.state == "failed"],
-        "done_later": [
-            {"handler": job.handler, "done_at": iso(job.done_at)} | {"attempts": job.attempts, "error": job.error}
-            for job in kept.jobs
-            if job.state == "done"
-        ],
+        "jobs": [_job(job) for job in kept.jobs],
         "message": message,
     }
+
+
+def _job(job: Job) -> dict[str, Any]:
+    """A job in an export: what is leased is pending there, as whoever has it does not go along."""
+    times = {name: iso(getattr(job, name)) for name in ("due_at", "first_tried_at", "done_at")}
+    state = "pending" if job.is_open else job.state
+    return {"handler": job.handler, "state": state, "attempts": job.attempts, "error": job.error, **times}

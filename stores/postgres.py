@@ -19,7 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from stores.database import Database, Execute, Rows
-from stores.records import StoreError
+from stores.records import Refused, StoreError
 from stores.schema import upgrade_postgres
 
 CONNECTIONS = 8  # a process; the smallest plans allow 20 in all
@@ -173,7 +173,7 @@ class Postgres(Database):
         if pool is self._pool and not about_one:
             self.failure = failure
             self._drop(pool)
-        return StoreError(failure)
+        return (Refused if about_one else StoreError)(failure)
 
     def _drop(self, pool: "ConnectionPool[_Connection] | None") -> None:
         self._pool = None

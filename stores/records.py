@@ -44,19 +44,32 @@ class Job:
         return self.due_at is not None
 
 
-class Settlement(NamedTuple):
-    """What became of jobs of one update that were leased until `lease`."""
+class Failure(NamedTuple):
+    """An attempt that failed: when, and how many seconds it took. The job has the reason."""
+
+    at: float
+    seconds: float
+
+
+class Change(NamedTuple):
+    """What became of a job that was leased until `lease`. `at_once`: it was done in the request that brought the
+    update, so that the job goes. `failure`: the attempt, where it failed."""
 
     update_id: int
-    lease: float
-    jobs: list[Job]
+    lease: float | None
+    job: Job
+    failure: Failure | None = None
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class StoredUpdate:
-    """One kept update. `message`: JSON that `load` reads; `kept_at`: when this store got it.
+    """One kept update. `message`: JSON that `load` reads; `kept_at`: when this store got it; `times`: how often the
+    webhook received it, `last_received_at`: when last.
 
-    A handler without a job was done at its first attempt."""
+    `handlers`: the names of the handlers it was given to. One of them without a job did its work at once; one that is
+    not named was off, or wanted nothing. None where an import did not say.
+    """
 
     id: int
     call_id: str
@@ -64,6 +77,9 @@ class StoredUpdate:
     received_at: float
     kept_at: float
     message: str
+    handlers: tuple[str, ...] | None
+    times: int
+    last_received_at: float
     jobs: tuple[Job, ...] = ()
 
     def load(self) -> StatusUpdate:
@@ -72,11 +88,12 @@ class StoredUpdate:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
-    """What came of recording an update; `update_id` is set where it is new."""
+class Kept:
+    """What came of keeping an update. A new one has an id, and its jobs are leased until `lease`."""
 
     outcome: Literal["new", "repeat", "spooled"]
     update_id: int | None = None
+    lease: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

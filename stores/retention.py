@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from stores import updates
 from stores.database import Database, Execute
@@ -10,15 +10,18 @@ from stores.database import Database, Execute
 _IDS = 500  # in one statement
 
 
-def prune(db: Database, before: float, limit: int) -> tuple[int, int]:
-    """Atomically remove at most `limit` updates received before `before` that have nothing pending, and at most `limit`
-    calls left without any. Returns how many updates and calls; (0, 0) when nothing is left to prune. Refusals of
-    earlier hours go too."""
-    values = {"before": before, "limit": limit}
+def prune(db: Database, before: float, limit: int, active_handlers: Collection[str] = ()) -> tuple[int, int]:
+    """Atomically remove at most `limit` updates received before `before` on which none of `active_handlers` has
+    anything pending, and at most `limit` calls left without any. Returns how many updates and calls; (0, 0) when
+    nothing is left to prune. Refusals of earlier hours go too."""
+    names = {f"handler{number}": name for number, name in enumerate(active_handlers)}
+    values = {"before": before, "limit": limit, **names}
+    theirs = f"handler IN ({', '.join([*(f':{name}' for name in names), 'NULL'])})"
     with db.transaction() as execute:
         pruned = execute(
             "DELETE FROM updates WHERE id IN (SELECT id FROM updates AS u WHERE received_at < :before AND NOT EXISTS"
-            " (SELECT 1 FROM jobs WHERE update_id = u.id AND due_at IS NOT NULL) ORDER BY received_at LIMIT :limit)"
+            f" (SELECT 1 FROM jobs WHERE update_id = u.id AND due_at IS NOT NULL AND {theirs})"
+            " ORDER BY received_at LIMIT :limit)"
             " RETURNING 1",
             values,
         )

@@ -1,4 +1,4 @@
--- Version 2. Times are Unix seconds; {id} is the database's own numbering, which orders what was kept;
+-- Version 3. Times are Unix seconds; {id} is the database's own numbering, which orders what was kept;
 -- {bytewise} sorts ids by their bytes, or those that begin the same would not be next to each other in every language.
 
 CREATE TABLE updates (
@@ -8,12 +8,15 @@ CREATE TABLE updates (
   received_at DOUBLE PRECISION NOT NULL,
   kept_at DOUBLE PRECISION NOT NULL,
   message TEXT NOT NULL, -- JSON, as the provider sent it, less what is not kept
-  error_group TEXT, -- the same for errors that differ in digits only
+  error_group TEXT, -- the same for alike errors
+  handlers TEXT, -- a JSON list of the handlers it was given to; null where an import does not say
+  times INTEGER NOT NULL, -- how often the webhook received it
+  last_received_at DOUBLE PRECISION NOT NULL,
   UNIQUE (call_id, status)
 );
 CREATE INDEX updates_received ON updates (received_at);
 
--- One handler's work on one update. A job done at its first attempt is removed.
+-- One handler's work on one update. A job that is done by the request that brought the update is removed.
 CREATE TABLE jobs (
   update_id BIGINT NOT NULL REFERENCES updates (id) ON DELETE CASCADE,
   handler TEXT NOT NULL,
@@ -25,7 +28,17 @@ CREATE TABLE jobs (
   done_at DOUBLE PRECISION, -- or failed
   PRIMARY KEY (update_id, handler)
 );
-CREATE INDEX jobs_open ON jobs (handler, due_at) WHERE state <> 'done';
+CREATE INDEX jobs_open ON jobs (handler, due_at, update_id) WHERE state <> 'done';
+
+-- Each attempt that failed: when, how many seconds it took, and why.
+CREATE TABLE attempts (
+  update_id BIGINT NOT NULL REFERENCES updates (id) ON DELETE CASCADE,
+  handler TEXT NOT NULL,
+  at DOUBLE PRECISION NOT NULL,
+  seconds DOUBLE PRECISION NOT NULL,
+  error TEXT NOT NULL
+);
+CREATE INDEX attempts_update ON attempts (update_id);
 
 -- What the updates of a call tell of it together, in whatever order they came.
 CREATE TABLE calls (
@@ -58,13 +71,6 @@ CREATE INDEX calls_failed ON calls (received_at) WHERE status = 'ended-with-erro
 CREATE INDEX calls_error ON calls (coalesce(error, ''), received_at) WHERE status = 'ended-with-error';
 CREATE INDEX calls_other ON calls (received_at) WHERE status NOT IN ('in-progress', 'ended', 'ended-with-error');
 CREATE INDEX calls_hourly ON calls (hour, line, status, error, received_at, started_at, ended_at);
-
--- What is wrong with the receiver itself, for as long as that lasts, and when it was last reported.
-CREATE TABLE troubles (
-  name TEXT PRIMARY KEY,
-  since DOUBLE PRECISION NOT NULL,
-  reported_at DOUBLE PRECISION NOT NULL
-);
 
 -- Until when one of all processes has something to itself.
 CREATE TABLE locks (

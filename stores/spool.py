@@ -2,16 +2,14 @@
 
 import logging
 import os
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from threading import Event
 
-from schemas.status_update import StatusUpdate
 from stores import locks, updates
 from stores.database import Database
-from stores.records import Recorded, StoredUpdate, StoreError
+from stores.records import StoredUpdate, StoreError
 
 BATCH = 200  # updates that are moved at a time
 WRITERS = 4
@@ -19,20 +17,6 @@ BATCH_TIME = 5.0  # seconds, for which no other process moves them
 TOLD_AGAIN = 3600.0  # seconds between two log lines about an update that the database refuses
 
 logger = logging.getLogger(__name__)
-
-
-def record(
-    db: Database, update: StatusUpdate, handlers: Iterable[str], lease: float | None = None, failed: Iterable[str] = ()
-) -> Recorded:
-    """Keep `update` as `updates.record` does or, where `db` cannot and has a spool, there."""
-    try:
-        update_id = updates.record(db, update, handlers, lease, failed)
-    except StoreError:
-        if db.spool is None:
-            raise
-        updates.record(db.spool, update, handlers, None, failed)
-        return Recorded("spooled")
-    return Recorded("repeat" if update_id is None else "new", update_id)
 
 
 def drain(db: Database, stopping: Event) -> None:
@@ -55,10 +39,9 @@ def drain(db: Database, stopping: Event) -> None:
 
 def _move(db: Database, stored: StoredUpdate) -> bool:
     """Keep a spooled update in `db`; whether that took it. Raises StoreError where it takes none."""
-    pending = [job.handler for job in stored.jobs if job.is_open]
-    failed = [job.handler for job in stored.jobs if job.state == "failed"]
+    receipts = {"times": stored.times, "last_received_at": stored.last_received_at}
     try:
-        updates.record(db, stored.load(), pending, None, failed)
+        updates.keep(db, stored.load(), stored.jobs, stored.handlers, **receipts)
     except StoreError as error:
         if db.failure:
             raise

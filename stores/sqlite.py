@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stores.database import Database, Execute, Rows
-from stores.records import StoreError
+from stores.records import Refused, StoreError
 from stores.sqlite_writer import LOCK_TIMEOUT, Busy, Writer, connect_reader, is_busy, when_free
 
 BYTES_AN_UPDATE = 700  # of the file, settled, of a call with two; measured
@@ -147,6 +147,8 @@ class SQLite(Database):
             raise StoreError(f"{self.path}: busy for {LOCK_TIMEOUT} s")
         try:
             yield deadline
+        except sqlite3.IntegrityError as error:
+            raise Refused(f"{self.path}: {error}") from error
         except (sqlite3.Error, OSError, StoreError) as error:
             raise StoreError(f"{self.path}: {error}") from error
         finally:

@@ -1,8 +1,8 @@
-"""Updates: each is kept once, with a job for every handler and what it tells of its call."""
+"""Updates: each is kept once, with a job for every handler it is given to and what it tells of its call."""
 
 import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from schemas.status_update import StatusUpdate, dump, storable
@@ -12,43 +12,67 @@ from stores.records import Job, StoredUpdate
 
 PAGE = 500
 
-_KEEP = """INSERT INTO updates (call_id, status, received_at, kept_at, message, error_group)
-  VALUES (:call_id, :status, :received_at, :now, :message, :error_group)
+_KEEP = """INSERT INTO updates
+    (call_id, status, received_at, kept_at, message, error_group, handlers, times, last_received_at)
+  VALUES (:call_id, :status, :received_at, :now, :message, :error_group, :handlers, :times, :last_received_at)
   ON CONFLICT (call_id, status) DO NOTHING RETURNING id"""
 
-_UPDATE = "u.id, u.call_id, u.status, u.received_at, u.kept_at, u.message"
-_JOB = "handler, state, due_at, attempts, first_tried_at, error, done_at"
+_UPDATE = "u.id, u.call_id, u.status, u.received_at, u.kept_at, u.message, u.handlers, u.times, u.last_received_at"
+_JOB = {
+    "handler": "TEXT",
+    "state": "TEXT",
+    "due_at": "DOUBLE PRECISION",
+    "attempts": "INTEGER",
+    "first_tried_at": "DOUBLE PRECISION",
+    "error": "TEXT",
+    "done_at": "DOUBLE PRECISION",
+}
 
 
-def record(
-    db: Database, update: StatusUpdate, handlers: Iterable[str], lease: float | None = None, failed: Iterable[str] = ()
+def keep(
+    db: Database,
+    update: StatusUpdate,
+    jobs: Collection[Job] = (),
+    handlers: Iterable[str] | None = None,
+    *,
+    times: int = 1,
+    last_received_at: float | None = None,
 ) -> int | None:
-    """Atomically keep `update` with a job for each of `handlers`, and bring its call up to date.
+    """Atomically keep `update` with its `jobs`, and bring its call up to date. `handlers` are the names of those that
+    it is given to; `times` and `last_received_at` tell how often the webhook received it.
 
-    The jobs are leased until `lease`, or else due now; those of `failed` have failed. Returns the update's id, or None,
-    with nothing done, where its (call.id, call.status) is kept already.
+    Returns the update's id, or None, with nothing done, where its (call.id, call.status) is kept already.
     """
-    now = db.now()
-    jobs = dict.fromkeys(failed, "failed") | dict.fromkeys(handlers, "leased" if lease else "pending")
     values = call_values(update) | {
-        "now": now,
+        "now": db.now(),
         "message": json.dumps(dump(update)),
         "error_group": update.error_group,
-        "due_at": lease or now,
+        "handlers": None if handlers is None else json.dumps(list(handlers)),
+        "times": times,
+        "last_received_at": last_received_at or update.received_at.timestamp(),
     }
-    values |= {f"handler{number}": handler for number, handler in enumerate(jobs)}
-    return db.chain(_KEEP, values, UPSERT_CALL, *_insert_jobs(*jobs.values()))
+    for number, job in enumerate(jobs):
+        values |= {f"{name}{number}": getattr(job, name) for name in _JOB}
+    return db.chain(_KEEP, values, UPSERT_CALL, *_insert_jobs(len(jobs)))
 
 
 @functools.lru_cache
-def _insert_jobs(*states: str) -> tuple[str, ...]:
-    """The statement that adds the jobs of the update in `kept`, `:handler0` in the first of `states` and so on."""
-    due = {"failed": "CAST(NULL AS DOUBLE PRECISION)"}
-    jobs = [
-        f"SELECT id, :handler{number}, '{state}', {due.get(state, ':due_at')} FROM kept"
-        for number, state in enumerate(states)
-    ]
-    return (f"INSERT INTO jobs (update_id, handler, state, due_at) {' UNION ALL '.join(jobs)}",) if jobs else ()
+def _insert_jobs(number: int) -> tuple[str, ...]:
+    """The statement that adds so many jobs of the update in `kept`."""
+    if not number:
+        return ()
+    values = (", ".join(f"CAST(:{name}{index} AS {kind})" for name, kind in _JOB.items()) for index in range(number))
+    rows = " UNION ALL ".join(f"SELECT id, {row} FROM kept" for row in values)
+    return (f"INSERT INTO jobs (update_id, {', '.join(_JOB)}) {rows}",)
+
+
+def count_repeat(db: Database, update: StatusUpdate) -> None:
+    """Count that the webhook has received an update again that is kept already."""
+    db.execute(
+        "UPDATE updates SET times = times + 1, last_received_at = :received_at"
+        " WHERE call_id = :call_id AND status = :status",
+        {"call_id": update.call.id, "status": update.call.status, "received_at": update.received_at.timestamp()},
+    )
 
 
 def of_call(db: Database, call_id: str) -> list[StoredUpdate]:
@@ -56,9 +80,9 @@ def of_call(db: Database, call_id: str) -> list[StoredUpdate]:
     return _stored(db, "call_id = :call_id", {"call_id": storable(call_id)})
 
 
-def by_id(db: Database, update_id: int) -> StoredUpdate | None:
-    """An update with its jobs; None where it is not kept any more."""
-    return next(iter(_stored(db, "id = :id", {"id": update_id})), None)
+def by_ids(db: Database, ids: Collection[int]) -> list[StoredUpdate]:
+    """The updates with these ids that are still kept, with their jobs."""
+    return _stored(db, f"id IN ({', '.join(map(str, ids))})", {}) if ids else []
 
 
 def since(db: Database, moment: float = 0) -> Iterator[StoredUpdate]:
@@ -73,21 +97,27 @@ def since(db: Database, moment: float = 0) -> Iterator[StoredUpdate]:
 
 
 def count(db: Database) -> int:
-    return db.query("SELECT count(*) FROM updates")[0][0]
+    rows = db.query("SELECT count(*) FROM updates")
+    return int(rows[0][0])
 
 
 def latest(db: Database) -> float | None:
     """When the update that was received last was."""
-    return db.query("SELECT max(received_at) FROM updates")[0][0]
+    rows = db.query("SELECT max(received_at) FROM updates")
+    return None if rows[0][0] is None else float(rows[0][0])
 
 
 def _stored(db: Database, where: str, values: Mapping[str, Any]) -> list[StoredUpdate]:
-    found = db.query(
-        f"SELECT {_UPDATE}, {_JOB} FROM (SELECT * FROM updates WHERE {where}) AS u"
+    rows = db.query(
+        f"SELECT {_UPDATE}, {', '.join(_JOB)} FROM (SELECT * FROM updates WHERE {where}) AS u"
         " LEFT JOIN jobs ON update_id = u.id ORDER BY u.id, handler",
         values,
     )
-    jobs: dict[tuple, list[Job]] = {}
-    for row in found:
-        jobs.setdefault(row[:6], []).extend([Job(*row[6:])] if row[6] else [])
-    return [StoredUpdate(*update, tuple(each)) for update, each in jobs.items()]
+    jobs: dict[tuple[Any, ...], list[Job]] = {}
+    for row in rows:
+        jobs.setdefault(row[:9], []).extend([Job(*row[9:])] if row[9] else [])
+    return [
+        StoredUpdate(*update[:6], handlers and tuple(json.loads(handlers)), *update[7:], tuple(its_jobs))
+        for update, its_jobs in jobs.items()
+        for handlers in (update[6],)
+    ]

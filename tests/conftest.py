@@ -12,17 +12,21 @@ from pathlib import Path
 import pytest
 import redis
 import requests
-from flask import Flask
+from flask import Flask, current_app, g
 from flask.testing import FlaskClient
 
 import config
 import stores
 from intake.signature import sign
 from schemas.status_update import load_update
-from stores import updates
+from stores import get_store, jobs, updates
+from stores.records import Change, Job
 from stores.search import Filters, find
 from tests.loopback import free_port, wait_until
 from tests.postgres import new_postgres, postgres, postgres_server, postgres_template  # noqa: F401
+from work.lanes import get_lane
+from work.settling import settle
+from work.worker import Worker
 
 ROOT = Path(__file__).parent.parent
 SECRET = "whsec_test_secret_12345"
@@ -153,6 +157,51 @@ def recent(store, limit=50, search=""):
     return find(store, Filters(search=search), limit=limit).calls
 
 
+def keep_update(db, update, handlers=(), lease=None, failed=()):
+    """Keep `update` with a job for each of `handlers`, leased until `lease` or else due now, and a failed one for each
+    of `failed`. Returns its id, None for a repeat."""
+    state, due_at = ("leased", lease) if lease else ("pending", db.now())
+    jobs = [Job(name, "failed", None) for name in failed] + [Job(name, state, due_at) for name in handlers]
+    return updates.keep(db, update, jobs, [job.handler for job in jobs])
+
+
+def settle_jobs(db, settlement):
+    """Write what became of jobs: of an update's id, when their lease ends, and the jobs. Those that are done, without a
+    time, were done at once."""
+    update_id, lease, after = settlement
+    at_once = [job.state == "done" and job.done_at is None for job in after]
+    changes = [Change(update_id, lease, job, None, gone) for job, gone in zip(after, at_once, strict=True)]
+    jobs.settle(db, changes)
+
+
+def lease_next(db, handler, due_by, lease):
+    """The update and job that `handler` has had due longest, leased; None where none is."""
+    return next(iter(jobs.lease_due(db, handler, due_by, lease, 1)), None)
+
+
+def retry_one(handler, due_by):
+    """Do what `handler` has had due longest, as its worker does. Whether it is done; None where nothing is."""
+    lane, store = get_lane(handler.__name__), get_store()
+    if lane.asked_in():
+        return None
+    leased = jobs.lease_due(store, lane.name, due_by, store.now() + current_app.config["WORKER_LEASE"], 1)
+    for stored, job in leased:
+        lane.note_asking()
+        with current_app.app_context():
+            g.patience = current_app.config["WORKER_PATIENCE"]
+            attempt = lane.call(stored.load(), job)
+            settle(stored.id, [attempt])
+        return attempt.error is None
+
+
+def catch_up(app, handler="update_crm"):
+    """Do what a handler has due, as `flask retry` does. Gives the worker."""
+    worker, due_by = Worker(app, get_lane(handler)), get_store().now()
+    while worker.catch_up(due_by):
+        worker.wait(20)
+    return worker
+
+
 def jobs_of(store, call_id="call-1"):
     """The jobs of a call's updates, by handler."""
     return {job.handler: job for stored in updates.of_call(store, call_id) for job in stored.jobs}
@@ -160,7 +209,7 @@ def jobs_of(store, call_id="call-1"):
 
 def empty(store):
     with store.transaction() as execute:
-        for table in ("updates", "calls", "locks"):
+        for table in ("jobs", "attempts", "updates", "calls", "locks"):
             execute(f"DELETE FROM {table}")
 
 

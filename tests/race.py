@@ -16,6 +16,7 @@ from threading import Barrier
 import stores
 from schemas.status_update import Call, StatusUpdate
 from stores import jobs, locks, updates
+from stores.records import Job
 
 ROOT = Path(__file__).parent.parent
 PROCESSES, THREADS = 4, 8
@@ -53,9 +54,11 @@ def update(status):
 def main(settings, process):
     store, numbers = stores.create(settings | {"CLOCK": lambda: NOW}), count(process * THREADS)
     verbs = {
-        "record": lambda: updates.record(store, update("in-progress"), ["log_event"], NOW + 60),
-        "record a status each": lambda: updates.record(store, update(f"status-{next(numbers)}"), ["log_event"]),
-        "lease": lambda: jobs.lease_next(store, "log_event", NOW + 60, NOW + 120),
+        "record": lambda: updates.keep(store, update("in-progress"), [Job("log_event", "leased", NOW + 60)]),
+        "record a status each": lambda: updates.keep(
+            store, update(f"status-{next(numbers)}"), [Job("log_event", "pending", NOW)]
+        ),
+        "lease": lambda: jobs.lease_due(store, "log_event", NOW + 60, NOW + 120, 1),
         "lock": lambda: locks.acquire(store, "prune", 3600),
     }
     start = Barrier(THREADS)

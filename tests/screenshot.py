@@ -11,11 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from schemas.times import isoformat
-from stores import jobs, refusals
-from stores import updates as kept
+from stores import refusals
 from stores.records import Job, RefusalCount
 from stores.sqlite import SQLite
-from tests.conftest import PASSWORD, Receiver, update
+from tests.conftest import PASSWORD, Receiver, keep_update, settle_jobs, update
 
 CHROMIUM = shutil.which("chromium")
 CREDENTIALS = {"username": "", "password": PASSWORD, "send": "always"}
@@ -34,11 +33,11 @@ def fill(path, active, now):
     updates += [each for _ in range(active) for each in made_up(chance, now - chance.uniform(4, 600), None)]
     with closing(SQLite(str(path), clock=lambda: now)) as store:
         for each in updates[:-1]:
-            kept.record(store, each, ())
-        last = kept.record(store, updates[-1], ["update_crm"] if active else (), now)
+            keep_update(store, each, ())
+        last = keep_update(store, updates[-1], ["update_crm"] if active else (), now)
         if active:
             error = "answered 404: no such contact"
-            jobs.settle(store, (last, now, [Job("update_crm", "failed", None, 1, now, error, now)]))
+            settle_jobs(store, (last, now, [Job("update_crm", "failed", None, 1, now, error, now)]))
             refusals.add(store, [RefusalCount("wrong signature", 12, now - 1500)])
 
 

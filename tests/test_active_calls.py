@@ -14,11 +14,9 @@ from redis import Redis
 
 from app import create_app
 from handlers.active_calls import CHECK, track_call
-from handlers.service import service as service_of
-from stores import calls, get_store, retention, updates
-from tests.conftest import ROOT, URL, free_port, message, update, wait_until
-from work.dispatch import retry_one
-from work.retries import start_retrying
+from stores import calls, get_store, locks, retention, updates
+from tests.conftest import ROOT, URL, free_port, keep_update, message, retry_one, update, wait_until
+from work.threads import start_retrying
 from work.upkeep import upkeep
 
 HOUR = 3600.0
@@ -90,7 +88,7 @@ def test_an_update_that_comes_between_the_question_and_the_answer_is_not_missed(
     add = redis.sadd
 
     def ended_meanwhile(*arguments):
-        updates.record(store, update("ended", "a"), ())
+        keep_update(store, update("ended", "a"), ())
         added.append(add(*arguments))
 
     monkeypatch.setattr(redis, "sadd", ended_meanwhile)
@@ -193,21 +191,19 @@ class TestMirror:
         post("pruned")
         clock.now += 1
         post("forgotten")
-        updates.record(get_store(), update(call_id="kept", customer=None, received_at=clock.now), ())
+        keep_update(get_store(), update(call_id="kept", customer=None, received_at=clock.now), ())
         assert retention.prune(get_store(), clock.now, 10) == (1, 1)
         assert retention.forget(get_store(), "+31612345678")["calls"] == 1
         keep_up(clock)
         assert members(valkey) == {"kept"}
 
-    def test_what_fails_there_pauses_its_own_handler_and_no_other(self, app, clock, valkey, caplog):
+    def test_a_server_that_is_away_is_told_and_holds_up_nothing_else(self, app, clock, valkey, caplog):
         app.extensions["redis"].close()
         app.extensions["redis"].connection_pool.connection_kwargs["port"] = free_port()
         for _ in range(3):
             keep_up(clock)
         assert [record.message for record in caplog.records].count("active_calls not mirrored") == 3
-        paused = {name for name, each in app.extensions["services"].items() if each.breaker.paused_at is not None}
-        assert paused == {"track_call"}
-        assert service_of("provider").breaker.paused_at is None
+        assert locks.ends_at(get_store(), "prune") > clock.now
 
 
 @contextmanager

@@ -2,9 +2,8 @@
 
 import re
 
-from stores import jobs
 from stores.records import Job
-from tests.conftest import NOW, ROOT
+from tests.conftest import NOW, ROOT, settle_jobs
 from tests.test_search import CRM, DAY, keep
 
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
@@ -17,7 +16,7 @@ def test_the_documented_queries_answer_what_they_say(store):
         keep(store, f"{number}", "ended-with-error" if error else "ended", NOW - ago, timestamp=late, error=error)
     for seconds in (30, 90):
         job = Job("update_crm", "done", None, 2, NOW, "answered 503", NOW + seconds)
-        jobs.settle(store, (keep(store, f"late {seconds}", "ringing", NOW, CRM), NOW, [job]))
+        settle_jobs(store, (keep(store, f"late {seconds}", "ringing", NOW, CRM), NOW, [job]))
     queries = re.findall(r":\n\n```sql\n(.*?)```", OPERATIONS, re.DOTALL)
     errors, minutes, slowest = map(store.query, queries)
     hour, day, line = int(NOW // 3600) * 3600, int(NOW // DAY) * DAY, "+31850835037"

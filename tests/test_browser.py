@@ -92,11 +92,11 @@ def test_what_a_sender_writes_is_text(page, receiver):
 
 
 def test_run_again_delivers(page, receiver, service):
-    service.answers = [(404, {}, b"no such contact")]
+    service.answers = [(410, {}, b"no such contact")]
     server = receiver(CRM_WEBHOOK_URL=service.url)
     server.post(message())
     page.goto(server.url)
-    wait_for(page, "#attention", "update_crm: 1 update failed. Last error: answered 404: no such contact.")
+    wait_for(page, "#attention", "update_crm: 1 update failed. Last error: answered 410: no such contact.")
     page.locator("#recent .who a").click()
     wait_for(page, ".handlers", "failed")
     with page.expect_navigation():
@@ -180,7 +180,7 @@ def test_the_page_fits_every_screen(page, receiver, tmp_path, active):
 
 
 def test_a_timeline_fits_every_screen(page, receiver, service):
-    service.default = (404, {}, b"no such contact " * 20)
+    service.default = (410, {}, b"no such contact " * 20)
     server, call_id = receiver(CRM_WEBHOOK_URL=service.url), f"call-_{NUMBER}_{'f' * 200}"
     server.post(message(call_id=call_id))
     server.post(message("ended-with-error", call_id, error="nospacesinthis" * 50))
@@ -204,7 +204,7 @@ def look_at_every_size(page):
 @pytest.fixture
 def failing(receiver, service, tmp_path):
     """A receiver with a day of calls, three that are on, and one whose CRM update failed after its own error."""
-    service.answers = [(404, {}, b"no such contact")]
+    service.answers = [(410, {}, b"no such contact")]
     fill(tmp_path / "calls.db", 3, time.time())
     server = receiver(CRM_WEBHOOK_URL=service.url)
     line = {"number": "+31850835037", "name": "\u062e\u0637 \u0627\u0644\u0627\u0633\u062a\u0642\u0628\u0627\u0644"}
@@ -219,7 +219,7 @@ def test_from_the_error_rate_to_the_answer_of_the_crm_in_four_clicks(page, faili
     page.get_by_role("link", name="Work failed").click()
     expect(page.locator(".list tbody tr")).to_have_count(1)
     page.locator("#recent-lost").click()
-    wait_for(page, ".handlers", "answered 404: no such contact")
+    wait_for(page, ".handlers", "answered 410: no such contact")
 
 
 @pytest.mark.parametrize("query", ["", "?days=30", "?status=ended-with-error&line=none&since=2026-01-01&search=7"])

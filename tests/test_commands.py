@@ -5,15 +5,16 @@ import requests
 
 from commands.client import webhook_url
 from commands.simulate import made_up_calls
-from stores import get_store, jobs, updates
+from stores import get_store, updates
 from stores.records import Job
-from tests.conftest import NOW, PASSWORD, SECRET, URL, update
+from tests.conftest import NOW, PASSWORD, SECRET, URL, keep_update, message, settle_jobs, update
+from work import lanes
 
 
 def record(app, call_id="call-1", job=None):
     with app.app_context():
-        update_id = updates.record(get_store(), update(call_id=call_id), ["update_crm"], NOW + 60)
-        jobs.settle(get_store(), (update_id, NOW + 60, [job or Job("update_crm", "done", None, 1)]))
+        update_id = keep_update(get_store(), update(call_id=call_id), ["update_crm"], NOW + 60)
+        settle_jobs(get_store(), (update_id, NOW + 60, [job or Job("update_crm", "done", None, 1)]))
 
 
 def pending(due_at=NOW + 30):
@@ -38,20 +39,23 @@ def test_export_prints_a_line_for_every_kept_update(app, runner, clock):
     clock.now += 0.5
     record(app, "c", FAILED)
     [a, b, c] = [json.loads(line) for line in runner.invoke(args=["export"]).stdout.splitlines()]
-    assert a["done_later"] == [
-        {"handler": "update_crm", "done_at": "2027-01-15T08:31:30.000Z", "attempts": 3, "error": "answered 502"}
-    ]
+    tried, done = "2027-01-15T08:30:00.000Z", "2027-01-15T08:31:30.000Z"
+    job = {"handler": "update_crm", "state": "done", "attempts": 3, "error": "answered 502"}
+    assert a["jobs"] == [job | {"due_at": None, "first_tried_at": tried, "done_at": done}]
     assert (a["message"]["call"]["id"], a["pending"], a["failed"]) == ("a", [], [])
     assert (b["call_id"], b["pending"], b["failed"]) == ("b", ["update_crm"], [])
-    assert c | {"message": None} == {
+    assert c | {"message": None, "jobs": None} == {
         "call_id": "c",
         "status": "in-progress",
         "timestamp": "2025-12-13T12:00:00.000Z",
         "received_at": "2027-01-15T08:30:00.000Z",
         "kept_at": "2027-01-15T08:30:00.500Z",
+        "times": 1,
+        "last_received_at": "2027-01-15T08:30:00.000Z",
+        "handlers": ["update_crm"],
         "pending": [],
         "failed": ["update_crm"],
-        "done_later": [],
+        "jobs": None,
         "message": None,
     }
 
@@ -73,6 +77,7 @@ def test_export_refuses_what_is_no_time(runner):
 
 def test_retry_does_once_what_is_pending_or_failed(app, runner, service):
     app.config["CRM_WEBHOOK_URL"] = service.url
+    lanes.init_app(app)
     record(app, "a", pending(NOW + 3600))
     record(app, "b", FAILED)
     assert runner.invoke(args=["retry"]).stdout == "1 done, 0 tried and not done\n"
@@ -82,6 +87,89 @@ def test_retry_does_once_what_is_pending_or_failed(app, runner, service):
     service.default = (500, {}, b"")
     assert runner.invoke(args=["retry"]).stdout == "0 done, 1 tried and not done\n"
     assert [body["call_id"] for body in service.bodies] == ["a", "b", "c"]
+
+
+def test_retry_leaves_what_handlers_that_are_off_have_pending_and_says_so(app, runner, service):
+    for number in range(5):
+        record(app, f"call-{number}", pending())
+    result = runner.invoke(args=["retry"])
+    assert result.stdout == "0 done, 0 tried and not done\nupdate_crm: off here, 5 left\n"
+    app.config["CRM_WEBHOOK_URL"] = service.url
+    lanes.init_app(app)
+    assert runner.invoke(args=["retry"]).stdout == "5 done, 0 tried and not done\n"
+    assert len(service.bodies) == 5
+
+
+def test_retry_stops_where_the_service_stays_away_and_says_how_much_it_left(app, runner, service):
+    app.config["CRM_WEBHOOK_URL"] = service.url
+    lanes.init_app(app)
+    for number in range(9):
+        record(app, f"call-{number}", pending())
+    service.default = (503, {}, b"maintenance")
+    assert runner.invoke(args=["retry"]).stdout.splitlines() == [
+        "0 done, 3 tried and not done",
+        "update_crm: its service is away (answered 503: maintenance), 9 left",
+    ]
+    assert len(service.bodies) == 3
+
+
+class TestImport:
+    def line(self, **fields):
+        document = message(call_id="a", timestamp="2027-01-15T08:00:00Z")["message"]
+        return json.dumps({"received_at": "2027-01-15T08:00:00Z", "message": document} | fields)
+
+    def kept(self, app):
+        with app.app_context():
+            [stored] = updates.since(get_store())
+            return stored
+
+    def test_an_export_brings_back_all_that_it_says(self, app, runner):
+        jobs = [
+            {"handler": "update_crm", "state": "done", "attempts": 3, "error": "x", "done_at": "2027-01-15T08:01:00Z"},
+            {"handler": "alert_on_error", "state": "pending", "attempts": 2, "due_at": "2027-01-15T09:00:00Z"},
+            {"handler": "track_call", "state": "failed", "attempts": 9, "first_tried_at": "2027-01-14T08:00:00Z"},
+        ]
+        names, last = ["log_event", "update_crm"], "2027-01-15T08:09:00Z"
+        line = self.line(jobs=jobs, handlers=names, times=4, last_received_at=last)
+        assert runner.invoke(args=["import"], input=line).stdout == "1 kept\n"
+        stored = self.kept(app)
+        assert (stored.handlers, stored.times, stored.last_received_at) == (tuple(names), 4, NOW - 21 * 60)
+        alert, track, crm = stored.jobs
+        assert (crm.state, crm.attempts, crm.error, crm.done_at) == ("done", 3, "x", NOW - 29 * 60)
+        assert (alert.state, alert.attempts, alert.due_at) == ("pending", 2, NOW + 30 * 60)
+        assert (track.state, track.attempts, track.first_tried_at) == ("failed", 9, NOW - 86400 - 30 * 60)
+
+    def test_a_line_that_names_no_handlers_is_work_for_those_that_are_on_and_the_rest_is_asked_about(self, app, runner):
+        result = runner.invoke(args=["import"], input=self.line())
+        assert result.exit_code == 1
+        assert "track_call, alert_on_error, update_crm are off here" in result.stderr
+        assert runner.invoke(args=["import", "--yes"], input=self.line()).stdout == "1 kept\n"
+        assert [(job.handler, job.state) for job in self.kept(app).jobs] == [("log_event", "pending")]
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"pending": 5},
+            {"pending": [5]},
+            {"jobs": [{"handler": "x", "state": "lost"}]},
+            {"jobs": {}},
+            {"times": "often"},
+            {"received_at": "soon"},
+            {"handlers": "log_event"},
+        ],
+    )
+    def test_a_line_that_makes_no_sense_is_told_by_its_number_and_the_others_are_kept(self, app, runner, fields):
+        lines = self.line(**fields) + "\n" + self.line(pending=[])
+        result = runner.invoke(args=["import"], input=lines)
+        assert (result.exit_code, result.stdout) == (1, "1 wrong\n1 kept\n")
+        assert "line 1: " in result.stderr
+        assert self.kept(app).jobs == ()
+
+    @pytest.mark.parametrize("line", ["[]", "5", "null", '{"message": null}', '{"message": []}', "\xff", "{"])
+    def test_no_line_ends_in_a_traceback(self, runner, line):
+        result = runner.invoke(args=["import", "--yes"], input=line.encode("latin-1"))
+        assert result.exit_code in (0, 1)
+        assert "1 passed over" in result.stdout or "1 wrong" in result.stdout
 
 
 @pytest.mark.parametrize("command", ["check", "export"])
@@ -111,9 +199,9 @@ def test_made_up_calls_are_such_as_the_provider_sends():
     kinds, statuses = ({message["call"][name] for message in messages} for name in ("type", "status"))
     assert kinds == {"inbound_phone_call", "outbound_phone_call", "web_call"}
     assert statuses == {"in-progress", "ended", "ended-with-error"}
-    for message in messages:
-        assert message["call"]["type"] != "web_call" or message["customer"]["number"] is None
-        assert ("error" in message) == (message["call"]["status"] == "ended-with-error")
+    for one in messages:
+        assert one["call"]["type"] != "web_call" or one["customer"]["number"] is None
+        assert ("error" in one) == (one["call"]["status"] == "ended-with-error")
 
 
 def test_simulate_posts_signed_calls_and_counts_the_answers(receiver):

@@ -6,9 +6,10 @@ from urllib.parse import urljoin
 import pytest
 
 import dashboard
-from stores import get_store, jobs, refusals, updates
+from stores import get_store, refusals
 from stores.records import Job, RefusalCount
-from tests.conftest import NOW, SECRET, URL, message, signed, update
+from tests.conftest import NOW, SECRET, URL, catch_up, keep_update, message, settle_jobs, signed, update
+from work.lanes import get_lane
 
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -19,9 +20,9 @@ def record(app, call_id="call-1", crm=None, received_at=NOW - 90):
     """Keep an update whose event is logged and whose job for the CRM is as given, or leased."""
     with app.app_context():
         one = update(call_id=call_id, received_at=received_at)
-        update_id = updates.record(get_store(), one, ["log_event", "update_crm"], NOW + 60)
+        update_id = keep_update(get_store(), one, ["log_event", "update_crm"], NOW + 60)
         settled = [Job("log_event", "done", None, 1), *([crm] if crm else [])]
-        jobs.settle(get_store(), (update_id, NOW + 60, settled))
+        settle_jobs(get_store(), (update_id, NOW + 60, settled))
 
 
 def pending(due_at=NOW + 30, error="answered 500"):
@@ -300,7 +301,7 @@ def test_a_call_is_found_by_number_or_id(client, search):
 def test_a_timeline_tells_what_each_handler_has_done(app, client):
     record(app, "call-1", failed(9))
     with app.app_context():
-        updates.record(get_store(), update("ended"), ["update_crm", "gone"])
+        keep_update(get_store(), update("ended"), ["update_crm", "gone"])
     text = page(client, "/calls/call-1").text
     assert "in progress received" in text
     assert "log_event done 2027-01-15T08:28:30.000Z 1" in text
@@ -338,18 +339,24 @@ class TestRunAgain:
 
     @pytest.mark.parametrize("headers", [SAME_ORIGIN, {"Origin": "http://localhost"}, {"Origin": "https://localhost"}])
     @pytest.mark.parametrize(("form", "location"), [({"call_id": "a"}, "/calls?id=a"), ({}, "/")])
-    def test_failed_work_is_done_at_once(self, client, service, headers, form, location):
+    def test_failed_work_is_due_at_once_and_done_by_the_worker(self, app, client, service, headers, form, location):
         answer = client.post("/run-again", data={"handler": "update_crm", **form}, headers=headers)
         assert (answer.status_code, answer.location) == (303, location)
+        assert "update_crm pending" in page(client, "/calls/a").text
+        assert service.bodies == []
+        with app.app_context():
+            assert get_lane("update_crm").work.is_set()
+            catch_up(app)
         assert [body["call_id"] for body in service.bodies] == ["a"]
         assert "failed" not in page(client, "/calls/a").text
 
-    def test_of_a_backlog_the_call_that_was_asked_for_is_done_at_once(self, app, client, service):
+    def test_of_a_backlog_only_the_call_that_was_asked_for_is_run_again(self, app, client, service):
         for name in "bcd":
             record(app, name, failed(9))
-        client.post("/run-again", data={"handler": "update_crm"}, headers=SAME_ORIGIN)  # all are due now
         client.post("/run-again", data={"handler": "update_crm", "call_id": "d"}, headers=SAME_ORIGIN)
-        assert [body["call_id"] for body in service.bodies] == ["a", "d"]
+        with app.app_context():
+            catch_up(app)
+        assert [body["call_id"] for body in service.bodies] == ["d"]
 
     @pytest.mark.parametrize(
         "headers",

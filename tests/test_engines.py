@@ -13,7 +13,7 @@ import stores
 from stores import calls, jobs, retention
 from stores import updates as kept_updates
 from stores.records import Job
-from tests.conftest import NOW, Clock, empty, recent, update
+from tests.conftest import NOW, Clock, empty, keep_update, lease_next, recent, settle_jobs, update
 
 HANDLERS = ("log_event", "update_crm\u00e9")
 IDS = ("a", "a b", "call-_+31612345678_x", "call-_+316123456789:\u00e9", "12345678")
@@ -50,7 +50,7 @@ def record(draw):
     def do(db, step):
         until = lease and NOW + lease + step / 1e3
         one = update(**fields | {"received_at": fields["received_at"] + step / 1e3})
-        return kept_updates.record(db, one, pending, until, failed) is not None
+        return keep_update(db, one, pending, until, failed) is not None
 
     return do
 
@@ -69,7 +69,7 @@ def settle(draw):
         state, due_at = ("failed", None) if due is None else ("pending", NOW + due + step / 1e3)
         ended = [Job(name, "done", None, attempts, None, None, NOW + step if late else None) for name in done]
         others = [Job(name, state, due_at, attempts, NOW + step / 3, error) for name in failing if name not in done]
-        jobs.settle(db, (stored.id, dues[0] if dues and known else NOW, ended + others))
+        settle_jobs(db, (stored.id, dues[0] if dues and known else NOW, ended + others))
 
     return do
 
@@ -79,7 +79,7 @@ def lease(draw):
     handler, now = draw(st.sampled_from(HANDLERS)), draw(moments)
 
     def do(db, step):
-        leased = jobs.lease_next(db, handler, NOW + now, NOW + now + 60 + step / 1e3)
+        leased = lease_next(db, handler, NOW + now, NOW + now + 60 + step / 1e3)
         return leased and (replace(leased[0], id=0), leased[1])
 
     return do
@@ -87,9 +87,8 @@ def lease(draw):
 
 @st.composite
 def retry_now(draw):
-    asked = {"failed": draw(st.booleans()), "call_id": draw(st.none() | ids)}
-    asked["handler"] = draw(st.none() | st.sampled_from(HANDLERS))
-    return lambda db, step: jobs.retry_now(db, **asked)
+    options, names = {"failed": draw(st.booleans()), "call_id": draw(st.none() | ids)}, draw(handlers)
+    return lambda db, step: jobs.retry_now(db, names, **options)
 
 
 @st.composite
@@ -176,7 +175,7 @@ def test_a_call_does_not_depend_on_the_order_of_its_updates(pair, life, data):
         for db in pair:
             empty(db)
             for each in order:
-                assert kept_updates.record(db, each, ())
+                assert keep_update(db, each, ())
             others = db.query("SELECT hour, updated_at FROM calls")
             found.append((calls.get(db, "call-1"), calls.tallies(db, 0), others))
     assert found == found[:1] * 6

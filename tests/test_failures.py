@@ -22,7 +22,7 @@ import requests
 from schemas.times import isoformat
 from tests.conftest import SECRET, URL, message, query, wait_until
 
-QUICK = {"LEASE": 1.0, "RETRY_EVERY": 0.05, "RETRY_FIRST": 0.2, "PROBE_EVERY": 0.2}
+QUICK = {"LEASE": 1.0, "WORKER_LEASE": 2.0, "RETRY_EVERY": 0.05, "RETRY_FIRST": 0.2, "ASK_EVERY": 0.2}
 
 
 class Load:
@@ -152,7 +152,7 @@ def test_a_storm_of_600_failed_calls_makes_a_handful_of_messages_that_add_up(rec
         WEB_CONCURRENCY="2",
         SLACK_WEBHOOK_URL=service.url,
         ALERT_INTERVAL="3",
-        limits={"RETRY_EVERY": 0.05, "OUTBOUND_TIMEOUT": 1.0},
+        limits={"RETRY_EVERY": 0.05, "WORKER_PATIENCE": (0.5, 1.0)},
     )
     errors = ("STT connection failed", "LLM timed out after {} s", "SIP {}")
 
@@ -236,7 +236,7 @@ class TestStoreInTrouble:
             limit((soft, hard))
 
         (tmp_path / "lines").write_text(json.dumps(self.check(server, trouble())) + "\nnot a line\n")
-        done = server.flask("import", str(tmp_path / "lines"))
+        done = server.flask("import", "--yes", str(tmp_path / "lines"))
         assert done.stdout.splitlines() == ["1 kept", "1 passed over"]
         wait_until(lambda: settled(server))
         assert {line["call_id"] for line in server.exported()} == {"before", "meanwhile", "after"}
@@ -307,7 +307,7 @@ class TestImport:
         sent = isoformat(datetime.now(UTC) - timedelta(days=1))  # within the retention
         lost = json.dumps({"time": sent, "event": "not kept", **message(call_id="lost")})
         wrong = json.dumps(message(call_id=""))
-        done = server.flask("import", input=f"{sent} app[web.1]: {lost}\n{wrong}\n[1]\n{{}}\n\n")
+        done = server.flask("import", "--yes", input=f"{sent} app[web.1]: {lost}\n{wrong}\n[1]\n{{}}\n\n")
         assert done.returncode == 1
         assert sorted(done.stdout.splitlines()) == ["1 kept", "1 wrong", "3 passed over"]
         assert "line 2: " in done.stderr and "message.call.id" in done.stderr

@@ -2,9 +2,6 @@
 
 import json
 import re
-import socket
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 
 import pytest
 
@@ -12,77 +9,14 @@ from handlers import HANDLERS
 from handlers.active_calls import track_call
 from handlers.crm import crm_record, update_crm
 from handlers.event_log import log_event
-from handlers.http import GiveUp, Retry, Unavailable, post
 from handlers.slack import SLACK, alert_on_error, alert_text
-from stores import get_store, jobs
-from tests.conftest import SECRET, URL, free_port, message, signed, update
-from work.dispatch import dispatch, retry_one
+from stores import get_store, jobs, updates
+from tests.conftest import SECRET, URL, message, retry_one, signed, update
+from work.dispatch import dispatch
 
 ERROR = update("ended-with-error", timestamp="2025-12-13T12:05:00Z", error="STT connection failed")
-LONG_AGO = format_datetime(datetime(2000, 1, 1, tzinfo=UTC), usegmt=True)
 
 pytestmark = pytest.mark.usefixtures("context")
-
-
-class TestOutbound:
-    def test_it_posts_json_and_returns_the_answer(self, service):
-        assert post(f"{service.url}/x?a=b", {"a": "é"}, {"X-Extra": "1"}) == "ok"
-        [(path, headers, body)] = service.requests
-        assert headers["User-Agent"] == "call-status-receiver/1.0"
-        assert (path, json.loads(body), headers["X-Extra"]) == ("/x?a=b", {"a": "é"}, "1")
-        assert headers["Content-Type"] == "application/json"
-
-    def test_a_connection_is_used_again(self, service):
-        peers = set()
-        service.default = lambda request: (peers.add(request.client_address), request.answer())
-        for _ in range(3):
-            post(service.url, {})
-        assert len(peers) == 1
-
-    @pytest.mark.parametrize(
-        ("status", "error"),
-        [
-            *((status, Unavailable) for status in (429, 500, 501, 503)),  # the service's own failure
-            *((status, Retry) for status in (400, 401, 403, 422)),
-            *((status, Retry) for status in (300, 301, 302, 303, 304, 307, 308)),
-        ],
-    )
-    def test_what_is_not_taken_is_tried_again_and_no_redirect_is_followed(self, service, status, error):
-        service.default = (status, {"Location": f"{service.url}/elsewhere"})
-        with pytest.raises(error, match=f"answered {status}") as caught:
-            post(service.url, {})
-        assert type(caught.value) is error
-        assert len(service.requests) == 1
-
-    @pytest.mark.parametrize("status", [404, 410])
-    def test_what_is_not_there_is_given_up(self, service, status):
-        service.default = (status, {}, b"channel_not_found")
-        with pytest.raises(GiveUp, match=f"answered {status}: channel_not_found"):
-            post(service.url, {})
-
-    def test_a_connection_that_is_refused_or_cut_is_the_services_failure(self, service):
-        service.default = lambda request: request.connection.shutdown(socket.SHUT_RDWR)
-        for url in (f"http://127.0.0.1:{free_port()}", service.url):
-            with pytest.raises(Unavailable, match="no connection") as caught:
-                post(f"{url}/secret-path", {}, {"Authorization": "Bearer secret-token"})
-            assert "secret" not in str(caught.value)
-
-    @pytest.mark.parametrize(
-        ("value", "seconds"),
-        [("7", 7), ("0", 0), ("999999", 3600), (LONG_AGO, 0), ("soon", None), ("-5", None), ("", None), ("\xb2", None)],
-    )
-    def test_retry_after_is_read(self, service, value, seconds):
-        service.default = (429, {"Retry-After": value})
-        with pytest.raises(Unavailable) as caught:
-            post(service.url, {})
-        assert caught.value.after == seconds
-
-    def test_retry_after_can_be_a_date(self, service):
-        date = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
-        service.default = (503, {"Retry-After": date})
-        with pytest.raises(Unavailable) as caught:
-            post(service.url, {})
-        assert 90 < caught.value.after <= 100
 
 
 def fail(clock, call_id="call-1", error="STT connection failed", **fields):
@@ -217,6 +151,7 @@ def test_the_handlers_are_called_in_this_order():
     assert HANDLERS == (log_event, track_call, alert_on_error, update_crm)
 
 
-def test_handlers_whose_settings_are_unset_do_nothing():
-    for handler in HANDLERS:
-        handler(ERROR)
+def test_without_their_settings_only_the_log_has_work():
+    dispatch(ERROR)
+    [stored] = updates.of_call(get_store(), "call-1")
+    assert (stored.handlers, stored.jobs) == (("log_event",), ())

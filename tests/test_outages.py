@@ -82,8 +82,8 @@ def without_free_connections(server):
 def on_a_full_disk(server):
     """No file grows beyond the size that the table of updates has, which is larger than every other file."""
     server.execute(
-        "INSERT INTO updates (call_id, status, received_at, kept_at, message)"
-        " SELECT n, 'filler', 0, 0, repeat('x', 1900) FROM generate_series(1, 1000) AS n;"
+        "INSERT INTO updates (call_id, status, received_at, kept_at, message, times, last_received_at)"
+        " SELECT n, 'filler', 0, 0, repeat('x', 1900), 1, 0 FROM generate_series(1, 1000) AS n;"
         " DELETE FROM updates WHERE status = 'filler'"
     )
     ((size,),) = server.execute("SELECT pg_relation_size('updates')")

@@ -19,7 +19,7 @@ import pytest
 import stores
 from app import create_app
 from stores import StoreError, calls, jobs, locks, retention, schema, updates
-from tests.conftest import ROOT, update
+from tests.conftest import ROOT, keep_update, lease_next, settle_jobs, update
 from tests.loopback import wait_until
 from tests.postgres import END_CONNECTIONS
 from work import upkeep
@@ -62,7 +62,7 @@ def clock_ahead(monkeypatch):
 
 def record(store, call_id="call-1", received_at=None, lease=None):
     one = update(call_id=call_id, received_at=store.now() if received_at is None else received_at)
-    return updates.record(store, one, ["log_event"], lease)
+    return keep_update(store, one, ["log_event"], lease)
 
 
 def refusal(store):
@@ -100,7 +100,7 @@ from tests.race import update
 store = stores.create(json.loads(sys.argv[1]))
 child = next((number for number in (1, 2, 3) if os.fork() == 0), 0)
 for step in range(20):
-    assert updates.record(store, update(f"{child}-{step}"), ["log_event"])
+    assert updates.keep(store, update(f"{child}-{step}"))
 if child:
     os._exit(0)
 assert [os.wait()[1] for _ in range(3)] == [0, 0, 0]
@@ -226,12 +226,12 @@ def test_a_process_whose_clock_ran_ahead_leases_as_the_others_do(clock_ahead, st
     assert before - 20 <= stored.kept_at <= clock_ahead() + 20
     assert before + 40 <= stored.jobs[0].due_at <= clock_ahead() + 80
     other = connect(postgres.url)
-    assert jobs.lease_next(other, "log_event", other.now(), other.now() + 60) is None
+    assert lease_next(other, "log_event", other.now(), other.now() + 60) is None
     assert jobs.reset_far_future(other, 80, 3600) == 0
     assert locks.acquire(store, "prune", 60)
     assert not locks.acquire(other, "prune", 60)
     assert before + 40 <= locks.ends_at(other, "prune") <= clock_ahead() + 80
-    jobs.settle(store, (update_id, stored.jobs[0].due_at, []))
+    settle_jobs(store, (update_id, stored.jobs[0].due_at, []))
     calls.note_checked(store, "call-1", unknown=False)
     assert before - 20 <= calls.get(store, "call-1").checked_at <= clock_ahead() + 20
 
@@ -242,8 +242,7 @@ def test_a_process_whose_clock_ran_ahead_prunes_no_more_than_it_should(clock_ahe
         store = app.extensions["store"]
         for days in (0, 29, 31):
             update_id = record(store, f"{days} days old", clock_ahead() - days * DAY)
-            jobs.finish(store, ["log_event"], [update_id])
-        locks.renew(store, "prune", -1)  # the day since the last time is over
+            jobs.remove(store, ["log_event"], [update_id])
         upkeep.upkeep(threading.Event())
         assert {stored.call_id for stored in updates.since(store)} == {"0 days old", "29 days old"}
         assert clock_ahead() + DAY - 60 < locks.ends_at(store, "prune") < clock_ahead() + DAY + 60

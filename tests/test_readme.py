@@ -9,8 +9,10 @@ import sys
 
 import pytest
 
+import handlers
 from tests.conftest import ROOT, free_port, update
-from work import dispatch
+from work import lanes
+from work.dispatch import dispatch
 
 README = (ROOT / "README.md").read_text()
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
@@ -87,8 +89,9 @@ def test_the_handler_works_as_it_stands(app, service, monkeypatch):
     assert len(code.splitlines()) <= 10
     names = {}
     exec(re.sub("^   ", "", code, flags=re.MULTILINE).replace("http://127.0.0.1:9000", service.url), names)
-    monkeypatch.setattr(dispatch, "HANDLERS", (names["tell_web_team"],))
+    monkeypatch.setattr(handlers, "HANDLERS", (names["tell_web_team"],))
+    lanes.init_app(app)
     with app.app_context():
         for status, kind in (("in-progress", "web_call"), ("ended", "web_call"), ("ended", "inbound_phone_call")):
-            dispatch.dispatch(update(status, kind, call={"type": kind}))
+            dispatch(update(status, kind, call={"type": kind}))
     assert service.bodies == [{"id": "web_call", "error": None}]

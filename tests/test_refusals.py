@@ -5,7 +5,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from stores import StoreError, refusals
+from stores import StoreError, get_refusals, get_store, refusals
 from stores.records import RefusalCount
 from stores.refusals import FLUSH_EVERY, REASONS
 from tests.conftest import NOW, SECRET, URL, message, signed
@@ -31,7 +31,7 @@ def flush(app, clock):
     def flush():
         clock.now += FLUSH_EVERY
         with app.app_context():
-            app.extensions["refusals"].flush(clock.now)
+            get_refusals().flush(get_store(), clock.now)
 
     return flush
 

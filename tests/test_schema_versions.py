@@ -14,7 +14,7 @@ from stores.postgres import Postgres
 from stores.records import Backlog, Job, RefusalCount
 from stores.schema import VERSION
 from stores.sqlite import SQLite
-from tests.conftest import NOW, ROOT, jobs_of, query, recent, update
+from tests.conftest import NOW, ROOT, jobs_of, keep_update, lease_next, query, recent, settle_jobs, update
 from tests.race import racing
 
 START, END = "2025-12-13T12:00:00Z", "2025-12-13T12:05:00Z"
@@ -122,12 +122,12 @@ def test_work_goes_on_where_it_was(upgraded):
         Backlog("log_event", 1, 0, NOW - 5, None, None, NOW + 60),
         Backlog("update_crm", 1, 1, NOW - 10, "answered 404", None, NOW + 30),
     ]
-    assert updates.record(upgraded, LIFE[0], ["log_event"]) is None
-    assert updates.record(upgraded, update("ended", "active", NOW), ["log_event"]) > len(LIFE)
+    assert keep_update(upgraded, LIFE[0], ["log_event"]) is None
+    assert keep_update(upgraded, update("ended", "active", NOW), ["log_event"]) > len(LIFE)
     assert calls.active(upgraded) == []
-    stored, job = jobs.lease_next(upgraded, "update_crm", NOW + 30, NOW + 90)
+    stored, job = lease_next(upgraded, "update_crm", NOW + 30, NOW + 90)
     assert (stored.load(), job.attempts) == (LIFE[3], 2)
-    jobs.settle(upgraded, (stored.id, NOW + 90, [Job("update_crm", "done", None, 3, NOW - 10, "answered 503", NOW)]))
+    settle_jobs(upgraded, (stored.id, NOW + 90, [Job("update_crm", "done", None, 3, NOW - 10, "answered 503", NOW)]))
     assert jobs.count_done(upgraded, "update_crm", NOW) == 1
     assert jobs.retry_now(upgraded, failed=True, handler="update_crm") == 1
     assert jobs.with_same_error(upgraded, "alert_on_error", update("ended-with-error", "x", error="SIP 1")) == [6]

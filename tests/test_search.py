@@ -8,10 +8,10 @@ import random
 import pytest
 
 import stores
-from stores import calls, jobs, search, updates
+from stores import calls, search, updates
 from stores.records import Job
 from stores.search import Filters, find
-from tests.conftest import NOW, URL, message, update
+from tests.conftest import NOW, URL, keep_update, message, settle_jobs, update
 from tests.test_dashboard import HOSTILE, page
 
 DAY = 24 * 3600
@@ -19,7 +19,7 @@ CRM = ["update_crm"]
 
 
 def keep(db, call_id, status="ended", at=NOW, handlers=(), **fields):
-    return updates.record(db, update(status, call_id, at, **fields), handlers, NOW)
+    return keep_update(db, update(status, call_id, at, **fields), handlers, NOW)
 
 
 def line(number, name=None):
@@ -135,8 +135,8 @@ def test_calls_are_found_by_the_work_that_is_pending_or_failed(store, monkeypatc
     for number, state in enumerate(("pending", "failed", "leased", "done")):
         id = keep(store, state, at=NOW - number, handlers=[*CRM, "alert_on_error"])
         due_at = NOW + 60 if state in ("pending", "leased") else None
-        jobs.settle(store, (id, NOW, [Job("update_crm", state, due_at, 1, NOW, "answered 404", NOW)]))
-        jobs.settle(store, (id, NOW, [Job("alert_on_error", "done", None, 1)]))
+        settle_jobs(store, (id, NOW, [Job("update_crm", state, due_at, 1, NOW, "answered 404", NOW)]))
+        settle_jobs(store, (id, NOW, [Job("alert_on_error", "done", None, 1)]))
     assert ids(store, work="pending") == ["pending", "leased"]
     assert ids(store, work="failed") == ids(store, work="failed", handler="update_crm") == ["failed"]
     assert ids(store, work="failed", handler="alert_on_error") == []
@@ -210,7 +210,7 @@ def test_every_figure_leads_to_its_calls(app, client):
     for number, error in enumerate(("SIP 486", None, "SIP 486", None)):
         id = keep(store, f"{number}", "ended-with-error" if error else "ended", NOW - 9, CRM, error=error)
         state, due_at = ("failed", None) if number == 2 else ("pending", NOW - 1)
-        jobs.settle(store, (id, NOW, [Job("update_crm", state, due_at, 1, NOW, "x", NOW)]))
+        settle_jobs(store, (id, NOW, [Job("update_crm", state, due_at, 1, NOW, "x", NOW)]))
     keep(store, "yesterday", "ended-with-error", NOW - DAY, error="SIP 486")
     keep(store, "other line", "ended", NOW - 9, **line("+3199", "Other"))
     links = page(client).links

@@ -8,7 +8,7 @@ import pytest
 
 from stores import StoreError, updates
 from stores.sqlite import SQLite
-from tests.conftest import recent, update, wait_until
+from tests.conftest import keep_update, recent, update, wait_until
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def store(tmp_path):
 
 
 def keep(store, call_id="call-1"):
-    return updates.record(store, update(call_id=call_id, error="x" * 5000), ["handler"])
+    return keep_update(store, update(call_id=call_id, error="x" * 5000), ["handler"])
 
 
 def test_a_commit_reaches_the_disk_before_it_returns(store):

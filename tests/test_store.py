@@ -8,8 +8,8 @@ import pytest
 
 from schemas.status_update import dump
 from stores import calls, jobs, locks, refusals, retention, updates
-from stores.records import Job, RefusalCount, Tally
-from tests.conftest import NOW, jobs_of, recent, update
+from stores.records import Change, Failure, Job, RefusalCount, Refused, Tally
+from tests.conftest import NOW, jobs_of, keep_update, lease_next, recent, settle_jobs, update
 from tests.race import PROCESSES, THREADS, racing
 
 LEASE = NOW + 60
@@ -21,13 +21,13 @@ DAY = 24 * 3600
 
 def record(db, *args, handlers=HANDLERS, lease=LEASE, failed=(), **fields):
     """The id of an update that was kept; None for a repeat."""
-    return updates.record(db, update(*args, **fields), handlers, lease, failed)
+    return keep_update(db, update(*args, **fields), handlers, lease, failed)
 
 
 def settled(db, *outcomes, lease=LEASE, **fields):
     """The id of an update that was kept, and of whose jobs this became."""
     update_id = record(db, lease=lease, **fields)
-    jobs.settle(db, (update_id, lease, outcomes))
+    settle_jobs(db, (update_id, lease, outcomes))
     return update_id
 
 
@@ -78,12 +78,20 @@ class TestUpdates:
 
     def test_one_is_found_by_its_id_which_no_other_ever_gets(self, store):
         gone = record(store, call_id="gone")
-        assert updates.by_id(store, gone).call_id == "gone"
+        assert updates.by_ids(store, [gone])[0].call_id == "gone"
         retention.forget(store, "+31612345678")
         assert record(store, call_id="next") > gone
-        jobs.settle(store, (gone, LEASE, [*map(done, HANDLERS)]))  # by who was still at it when it was forgotten
+        settle_jobs(store, (gone, LEASE, [*map(done, HANDLERS)]))  # by who was still at it when it was forgotten
         assert list(jobs_of(store, "next")) == [*HANDLERS]
-        assert updates.by_id(store, gone) is None
+        assert updates.by_ids(store, [gone]) == []
+
+    def test_how_often_one_was_received_and_the_handlers_it_was_given_to_are_kept_with_it(self, store):
+        updates.keep(store, update(), [], ["log_event"], times=3, last_received_at=NOW + 9)
+        updates.keep(store, update("ended"))
+        updates.count_repeat(store, update("ended", received_at=NOW + 5))
+        first, second = updates.since(store)
+        assert (first.handlers, first.times, first.last_received_at) == (("log_event",), 3, NOW + 9)
+        assert (second.handlers, second.times, second.last_received_at) == (None, 2, NOW + 5)
 
     def test_checking_keeps_nothing(self, store):
         store.check()
@@ -106,8 +114,8 @@ class TestTexts:
         one = update(
             "ended-with-error", text, error=text, end_reason=text, assistant={"metadata": {text: text}}, **fields
         )
-        jobs.settle(store, (updates.record(store, one, [text], LEASE), LEASE, [failing(text, error=text)]))
-        stored, job = jobs.lease_next(store, text, LEASE, LEASE + 1)
+        settle_jobs(store, (keep_update(store, one, [text], LEASE), LEASE, [failing(text, error=text)]))
+        stored, job = lease_next(store, text, LEASE, LEASE + 1)
         assert stored.load() == one
         assert (job.handler, job.error) == (text, text)
         call = calls.get(store, text)
@@ -129,7 +137,7 @@ class TestTexts:
         fields = {name: {"number": text, "name": text} for name in ("customer", "phone_number")}
         metadata = {"note": text, text: [text]}
         one = update("ended-with-error", error=text, assistant={"metadata": metadata}, **fields)
-        updates.record(store, one, ())
+        keep_update(store, one, ())
         [stored] = updates.of_call(store, "call-1")
         assert (stored.load(), stored.load().metadata) == (one, metadata)
         call = calls.get(store, "call-1")
@@ -176,50 +184,49 @@ class TestJobs:
     def test_what_was_done_later_keeps_when_and_at_which_attempt(self, store):
         update_id = settled(store, done("log_event"), failing(due_at=NOW))
         assert jobs_of(store) == {"update_crm": failing(due_at=NOW)}
-        jobs.lease_next(store, "update_crm", NOW, LEASE)
+        lease_next(store, "update_crm", NOW, LEASE)
         late = Job("update_crm", "done", None, 2, NOW, "answered 500", NOW + 30)
-        jobs.settle(store, (update_id, LEASE, [late]))
+        settle_jobs(store, (update_id, LEASE, [late]))
         assert jobs_of(store) == {"update_crm": late}
         assert jobs.backlog(store) == []
-        assert [jobs.count_done(store, "update_crm", NOW + seconds) for seconds in (30, 31)] == [1, 0]
 
     def test_a_lease_that_ran_out_is_taken_by_another_and_fences_the_first(self, store):
         update_id = record(store)
         assert jobs_of(store) == {name: leased(name) for name in HANDLERS}
-        assert jobs.lease_next(store, "update_crm", LEASE - 1, LEASE + 60) is None
-        stored, job = jobs.lease_next(store, "update_crm", LEASE, LEASE + 60)
+        assert lease_next(store, "update_crm", LEASE - 1, LEASE + 60) is None
+        stored, job = lease_next(store, "update_crm", LEASE, LEASE + 60)
         assert (stored.load(), job) == (update(), leased("update_crm", LEASE + 60))
-        jobs.settle(store, (update_id, LEASE, [failing(error="too late")]))
+        settle_jobs(store, (update_id, LEASE, [failing(error="too late")]))
         assert jobs_of(store)["update_crm"] == leased("update_crm", LEASE + 60)
-        jobs.settle(store, (update_id, LEASE, [done("update_crm")]))
+        settle_jobs(store, (update_id, LEASE, [done("update_crm")]))
         assert "update_crm" not in jobs_of(store)
 
     def test_the_job_due_longest_then_that_kept_first_is_leased_first_and_only_of_that_handler(self, store):
         for call_id, due_at in (("b", NOW - 1), ("z", NOW - 2), ("a", NOW - 2), ("m", NOW - 2), ("c", NOW + 1)):
             settled(store, failing(due_at=due_at), call_id=call_id)
         for call_id in "zamb":
-            assert jobs.lease_next(store, "update_crm", NOW, LEASE)[0].call_id == call_id
-        assert jobs.lease_next(store, "update_crm", NOW, LEASE) is None
+            assert lease_next(store, "update_crm", NOW, LEASE)[0].call_id == call_id
+        assert lease_next(store, "update_crm", NOW, LEASE) is None
         assert jobs_of(store, "a")["log_event"] == leased("log_event")
 
     def test_what_failed_is_never_leased_and_can_be_retried_while_the_rest_is_leased(self, store):
         settled(store, failed())
-        assert jobs.lease_next(store, "update_crm", NOW * 2, LEASE) is None
-        assert jobs.retry_now(store) == 0
-        assert jobs.retry_now(store, failed=True) == 1
+        assert lease_next(store, "update_crm", NOW * 2, LEASE) is None
+        assert jobs.retry_now(store, HANDLERS) == 0
+        assert jobs.retry_now(store, HANDLERS, failed=True) == 1
         assert jobs_of(store)["log_event"] == leased("log_event")
-        _, job = jobs.lease_next(store, "update_crm", NOW, LEASE)
+        _, job = lease_next(store, "update_crm", NOW, LEASE)
         assert (job.attempts, job.first_tried_at, job.error) == (0, None, "answered 404")
 
     def test_retrying_leaves_alone_what_is_leased_and_what_it_was_not_asked_for(self, store):
         record(store, call_id="leased", lease=None)
         for name in HANDLERS:
-            jobs.lease_next(store, name, NOW, LEASE)
+            lease_next(store, name, NOW, LEASE)
         for call_id in ("other", "asked"):
             settled(store, *(failing(name, NOW + 3600) for name in HANDLERS), call_id=call_id)
-        assert jobs.retry_now(store, call_id="asked", handler="update_crm") == 1
+        assert jobs.retry_now(store, ["update_crm"], call_id="asked") == 1
         assert jobs_of(store, "asked")["update_crm"] == failing(due_at=NOW)
-        assert jobs.retry_now(store) == 4
+        assert jobs.retry_now(store, HANDLERS) == 4
         assert set(jobs_of(store, "leased").values()) == {leased(name) for name in HANDLERS}
 
     def test_jobs_can_be_recorded_as_due_and_as_failed(self, store):
@@ -248,7 +255,7 @@ class TestJobs:
         clock.now = NOW
         assert jobs.reset_far_future(store, 60, 3600) == 2
         assert {job.due_at for job in jobs_of(store).values()} == {NOW}
-        assert jobs.lease_next(store, "log_event", NOW, LEASE)
+        assert lease_next(store, "log_event", NOW, LEASE)
         assert jobs.reset_far_future(store, 60, 3600) == 0
         assert [jobs_of(store, call_id) for call_id in ("tried", "leased")] == right
 
@@ -269,10 +276,41 @@ class TestJobs:
         found = [fail("pending", failing("alert")), fail("leased", error="SIP 2")]
         assert jobs.with_same_error(store, "alert", one) == found
         late = fail("late")
-        jobs.finish(store, ["alert"], found)
-        jobs.finish(store, ["alert"], [])
+        jobs.finish(store, "alert", found)
+        jobs.finish(store, "alert", [])
         assert jobs.with_same_error(store, "alert", one) == [late]
-        assert [{*jobs_of(store, call_id)} for call_id in ("leased", "late")] == [{"other"}, {"alert", "other"}]
+        covered, uncovered = (jobs_of(store, call_id)["alert"] for call_id in ("leased", "late"))
+        assert (covered.state, covered.due_at, covered.done_at) == ("done", None, NOW)
+        assert uncovered.is_open
+
+    def test_so_many_are_leased_at_once_and_none_that_is_excluded(self, store):
+        ids = [record(store, call_id=f"call-{number}", lease=None) for number in range(5)]
+        leased_ids = [stored.id for stored, _ in jobs.lease_due(store, "update_crm", NOW, LEASE, 2, ids[:2])]
+        assert leased_ids == ids[2:4]
+        assert [stored.id for stored, _ in jobs.lease_due(store, "update_crm", NOW, LEASE, 9)] == [*ids[:2], ids[4]]
+
+    def test_an_attempt_that_failed_is_written_with_the_change_of_its_job_and_not_by_who_lost_the_lease(self, store):
+        update_id = record(store)
+        failure = Change(update_id, LEASE, failing(), Failure(NOW + 1, 2.5))
+        for change in (failure._replace(lease=LEASE - 1), failure, failure):
+            jobs.settle(store, [change])
+        assert jobs_of(store)["update_crm"] == failing()
+        assert jobs.failed_attempts(store, "call-1") == {update_id: [("update_crm", NOW + 1, 2.5, "answered 500")]}
+        retention.forget(store, "+31612345678")
+        assert store.query("SELECT * FROM attempts") == []
+
+    def test_jobs_of_many_updates_that_were_done_at_once_go_and_their_updates_name_the_handlers(self, store):
+        ids = [record(store, call_id=f"call-{number}") for number in range(3)]
+        changes = [Change(id, LEASE, done(name), at_once=True) for id in ids for name in HANDLERS[: 1 + id % 2]]
+        jobs.settle(store, [*changes, Change(ids[1], LEASE, failing())])
+        for stored in updates.since(store):
+            assert stored.handlers == HANDLERS
+            assert len(stored.jobs) == 1 - stored.id % 2
+
+    def test_what_the_store_refuses_is_told_apart_from_a_store_that_fails(self, store):
+        with pytest.raises(Refused):
+            updates.keep(store, update(), [Job(None, "pending", NOW)])
+        assert updates.count(store) == 0
 
 
 class TestLocks:
@@ -314,7 +352,7 @@ LIFE = {
 
 def track(db, *names):
     for name in names:
-        updates.record(db, LIFE[name], ())
+        keep_update(db, LIFE[name], ())
     return calls.get(db, "call-1")
 
 
@@ -451,12 +489,13 @@ class TestRetention:
             record(store, call_id=f"call-{index}")
         assert retention.forget(store, "+31612345678") == {"calls": 8, "updates": 8, "jobs": 16}
 
-    def test_pruning_takes_old_updates_in_batches_but_none_that_is_pending(self, store):
+    def test_pruning_takes_old_updates_in_batches_but_none_that_a_handler_that_is_on_has_pending(self, store):
         for index in range(5):
             job = {0: failing(due_at=NOW), 1: failed()}.get(index, done("update_crm"))
             settled(store, job, call_id=f"old-{index}", received_at=NOW - 100 + index, handlers=["update_crm"])
+        settled(store, failing("off", NOW), call_id="off", received_at=NOW - 1, handlers=["off"])
         record(store, call_id="new", received_at=NOW)
-        assert [retention.prune(store, NOW, 3) for _ in range(3)] == [(3, 3), (1, 1), (0, 0)]
+        assert [retention.prune(store, NOW, 3, ["update_crm"]) for _ in range(3)] == [(3, 3), (2, 2), (0, 0)]
         assert {stored.call_id for stored in updates.since(store)} == {"old-0", "new"}
         assert {call.id for call in recent(store, 50)} == {"old-0", "new"}
         assert sum(tally.calls for _, _, tally in calls.tallies(store, 0)) == 2

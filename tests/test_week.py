@@ -11,13 +11,16 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+import handlers
 from app import create_app
 from handlers.active_calls import track_call
 from handlers.http import Unavailable
 from schemas.status_update import FINAL, IN_PROGRESS, load_update
 from stores import get_store, jobs, updates
-from tests.conftest import Clock, empty, message
-from work import dispatch, upkeep
+from tests.conftest import Clock, empty, message, retry_one
+from work import upkeep
+from work.dispatch import dispatch
+from work.lanes import get_lanes
 
 DAY = 24 * 3600.0
 STALE = 12 * 3600.0
@@ -44,7 +47,7 @@ class Week(RuleBasedStateMachine):
         super().__init__()
         self.clock, self.updates, self.delivered, self.down = Clock(), {}, set(), False
         self.calls = {}
-        self.monkeypatch.setattr(dispatch, "HANDLERS", (track_call, self.crm))
+        self.monkeypatch.setattr(handlers, "HANDLERS", (track_call, self.crm))
         self.open()
         empty(get_store())
 
@@ -73,7 +76,7 @@ class Week(RuleBasedStateMachine):
     def receive(self, call_id, status):
         """In any order, again and again, and many never."""
         self.clock.now += 1
-        dispatch.dispatch(load_update(message(status, call_id), datetime.fromtimestamp(self.clock.now, UTC)))
+        dispatch(load_update(message(status, call_id), datetime.fromtimestamp(self.clock.now, UTC)))
         if (call_id, status) in self.updates:
             return
         self.updates[call_id, status] = self.clock.now
@@ -90,8 +93,9 @@ class Week(RuleBasedStateMachine):
     @rule(hours=st.sampled_from([0.01, 1, 11, 13, 25]))
     def pass_time(self, hours):
         self.clock.now += hours * 3600
-        for handler in dispatch.HANDLERS:
-            while dispatch.retry_one(handler, self.clock.now) is not None:
+        for lane in get_lanes():
+            lane.ask_now()
+            while retry_one(lane.handler, self.clock.now) is not None:
                 pass
 
     @rule()
@@ -108,7 +112,7 @@ class Week(RuleBasedStateMachine):
         """The service is back, and somebody runs again what has failed."""
         self.down = False
         self.clock.now += 3600
-        jobs.retry_now(get_store(), failed=True)
+        jobs.retry_now(get_store(), [lane.name for lane in get_lanes()], failed=True)
         self.pass_time(0.01)
         assert jobs.backlog(get_store()) == []
 

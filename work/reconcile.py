@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-from flask import current_app, g
+from flask import current_app
 from marshmallow import ValidationError
 
-from handlers.http import GiveUp, Retry, Unavailable, get
-from handlers.service import PROVIDER, Attempt
+from handlers.errors import GiveUp, NotFound, Retry, Unavailable
+from handlers.http import get
 from schemas.status_update import ENDED, ENDED_WITH_ERROR, STATUS_UPDATE, StatusUpdate, load_update
 from schemas.times import isoformat
 from stores import calls, get_store, locks
@@ -34,7 +34,7 @@ def reconcile() -> Iterator[tuple[Call, str]]:
         unknown = False
         try:
             found = settle_call(call, fetch_call(call))
-        except GiveUp:
+        except (NotFound, GiveUp):
             found, unknown = "unknown to the provider", True
         except Retry as error:
             if isinstance(error, Unavailable) and error.after:
@@ -50,7 +50,6 @@ def reconcile() -> Iterator[tuple[Call, str]]:
 def fetch_call(call: Call) -> dict[str, Any]:
     """The provider's own record of a call. Raises what `get` does."""
     config = current_app.config
-    g.attempt = Attempt(PROVIDER)  # not that of an update that was dispatched before
     url = f"{config['PROVIDER_API_URL'].rstrip('/')}/calls/{quote(call.id, safe='')}"
     return json.loads(get(url, {"Authorization": f"Bearer {config['PROVIDER_API_KEY']}"}))
 

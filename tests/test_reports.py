@@ -5,11 +5,9 @@ from contextlib import closing
 import pytest
 
 from app import create_app
-from handlers.http import Unavailable
-from handlers.service import service as service_of
-from stores import get_store, jobs, refusals, updates
+from stores import get_store, refusals
 from stores.records import Job, RefusalCount
-from tests.conftest import NOW, URL, free_port, message, update
+from tests.conftest import NOW, URL, free_port, keep_update, message, settle_jobs, update
 from work.reports import report_troubles
 
 HOUR = 3600.0
@@ -41,59 +39,49 @@ def report(service):
 
 def keep(store, job, call_id="call-1"):
     """Keep an update with this job."""
-    update_id = updates.record(store, update(call_id=call_id, received_at=store.now()), [job.handler], LEASE)
-    jobs.settle(store, (update_id, LEASE, [job]))
+    update_id = keep_update(store, update(call_id=call_id, received_at=store.now()), [job.handler], LEASE)
+    settle_jobs(store, (update_id, LEASE, [job]))
 
 
-def pause(store, handler="update_crm"):
-    """Three failures in a row, and an update that waits."""
-    for _ in range(3):
-        service_of(handler).breaker.record_result(Unavailable("answered 502"))
-    keep(store, Job(handler, "pending", store.now() + 30, 1, store.now(), "answered 502"))
+def wait_for(store, handler="update_crm", error="answered 401"):
+    keep(store, Job(handler, "pending", store.now() + 30, 1, store.now(), error))
 
 
-def test_a_handler_paused_for_five_minutes_is_told_once_an_hour(store, clock, report):
-    pause(store)
-    clock.now += 299
+def test_work_that_waits_for_ten_minutes_is_told_whatever_the_reason_and_again_after_an_hour(store, clock, report):
+    wait_for(store)
+    clock.now += 599
     assert report() == []
     clock.now += 1
-    assert report(times=3) == ["update_crm is paused for 5 min 0 s. Last error: answered 502. 1 update pending."]
+    told = "update_crm: 1 update pending, the oldest for 10 min 0 s. Last error: answered 401."
+    assert report(times=3) == [told]
     clock.now += HOUR
-    assert len(report()) == 2
+    assert report()[1].startswith("update_crm: 1 update pending, the oldest for 1 h 10 min.")
 
 
-def test_its_end_is_told_once_with_how_long_it_lasted_and_how_many_were_delivered(store, clock, report):
-    pause(store)
-    clock.now += 300
-    report()
-    service_of("update_crm").breaker.record_result(None)
-    assert len(report()) == 1  # there is work that waits
-    stored, job = jobs.lease_next(store, "update_crm", clock.now, clock.now + 60)
-    done = Job("update_crm", "done", None, 2, job.first_tried_at, job.error, clock.now)
-    jobs.settle(store, (stored.id, job.due_at, [done]))
-    clock.now += 60
-    assert report(times=2)[1:] == ["update_crm is well again after 6 min 0 s: 1 update delivered."]
+def test_work_of_handlers_that_are_off_or_gone_is_not_told(store, clock, report):
+    for handler in ("track_call", "old_handler"):
+        wait_for(store, handler)
+        clock.now += 600
+    assert report() == []
 
 
 def test_two_processes_tell_one_message(store, settings, clock, report):
-    pause(store)
-    clock.now += 300
+    wait_for(store)
+    clock.now += 600
     other = create_app(settings)
     with closing(other.extensions["store"]), other.app_context():
-        service_of("update_crm").breaker.paused_at = clock.now - 300
         assert len(report()) == 1
     assert len(report()) == 1
 
 
-def test_updates_that_failed_for_good_are_told_again_only_when_more_have(store, clock, report):
+def test_updates_that_failed_for_good_are_told_while_that_is_new(store, clock, report):
     def fail(call_id):
-        keep(store, Job("update_crm", "failed", None, 1, clock.now, "answered 404", clock.now), call_id)
+        keep(store, Job("update_crm", "failed", None, 1, clock.now, "answered 410", clock.now), call_id)
 
     fail("a")
-    assert report() == [
-        "update_crm: 1 update failed for good. Last error: answered 404. Run it again on the dashboard."
-    ]
-    clock.now += 2 * HOUR
+    told = "update_crm: 1 update failed for good. Last error: answered 410. Run it again on the dashboard."
+    assert report() == [told]
+    clock.now += HOUR
     assert len(report()) == 1
     fail("b")
     assert len(report()) == 2
@@ -106,8 +94,8 @@ def test_what_is_signed_wrongly_or_not_at_all_is_told_with_what_to_set(store, re
 
 
 def test_nothing_is_told_of_slack_itself_or_without_slack(app, store, clock, report):
-    pause(store, "alert_on_error")
-    clock.now += 300
+    wait_for(store, "alert_on_error")
+    clock.now += 600
     assert report() == []
     app.config["SLACK_WEBHOOK_URL"] = None
     refusals.add(store, [RefusalCount("unsigned", 3, clock.now)])
