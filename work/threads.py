@@ -1,5 +1,6 @@
 """A process's threads: a worker for each lane, one that writes what handlers did, and those that keep it well."""
 
+import atexit
 import logging
 import threading
 import time
@@ -25,10 +26,10 @@ def init_app(app: Flask) -> None:
     @app.before_request
     def start() -> None:
         """Start the threads on the first request: commands also build the app and must not start them. gunicorn.conf.py
-        starts them itself."""
+        starts and stops them itself."""
         if not app.testing and "stop_retrying" not in app.extensions:
             announce(app.config)
-            start_retrying(app)
+            atexit.register(start_retrying(app))
 
 
 def start_retrying(app: Flask) -> Callable[[], None]:
