@@ -3,13 +3,14 @@
 import errno
 import logging
 import os
-import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from flask import current_app, has_request_context, request
+
+from schemas.settings import Settings
 
 # Not settings, but keys of the app's config, so that tests can change them. Times are in seconds.
 INTERNALS = {
@@ -39,117 +40,33 @@ WEBHOOK_PATH = "/webhooks/status-update"
 logger = logging.getLogger(__name__)
 
 
-def _secrets(text: str) -> tuple[str, ...]:
-    secrets = tuple(filter(None, map(str.strip, text.split(","))))
-    if not secrets:
-        raise ValueError("must be one secret or more, separated by commas")
-    return secrets
-
-
-def _flag(text: str) -> bool:
-    if text.lower() in ("1", "true", "yes", "on"):
-        return True
-    if text.lower() in ("0", "false", "no", "off"):
-        return False
-    raise ValueError("must be true or false")
-
-
-def _number(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
-            raise ValueError(f"must be a whole number from {least} to {most}")
-        return int(text)
-
-    return parse
-
-
-def _url(*schemes: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        try:
-            parts = urlsplit(text)
-            valid = parts.scheme in schemes and (parts.hostname or parts.scheme == "unix") and parts.port != 0
-        except ValueError:
-            valid = False
-        if not valid or re.search(r"[\s\x00-\x1f]", text):
-            starts = " or ".join(f"{scheme}://" for scheme in schemes)
-            raise ValueError(f"must be a URL with a valid host and port that starts with {starts}")
-        return text
-
-    return parse
-
-
-def _redis_url(text: str) -> str:
-    _url("redis", "rediss", "unix")(text)
-    from redis import ConnectionPool  # only where it is used
-
-    try:
-        pool = ConnectionPool.from_url(text)
-        pool.connection_class(**pool.connection_kwargs)  # connects to nothing yet
-    except (TypeError, ValueError):
-        raise ValueError("must be a URL whose options redis-py knows") from None
-    return text
-
-
-def _database_url(text: str) -> str:
-    if not text.startswith(("postgres://", "postgresql://")):
-        raise ValueError("must start with postgres:// or postgresql:// (for a file, set SQLITE_PATH)")
-    from psycopg import ProgrammingError  # only where it is used
-    from psycopg.conninfo import conninfo_to_dict
-
-    try:
-        ports = str(conninfo_to_dict(text).get("port", "")).split(",")  # one a host
-        valid = all(0 < int(port) < 65536 for port in filter(None, ports))
-    except (ProgrammingError, ValueError):
-        valid = False
-    if not valid:
-        raise ValueError("must be a URL of PostgreSQL, as postgresql://user:password@host:5432/name")
-    return text
-
-
-def _token(text: str) -> str:
-    if not re.fullmatch(r"[!-~]+", text):
-        raise ValueError("must be printable ASCII without spaces, as it is sent in a header")
-    return text
-
-
-SETTINGS: dict[str, tuple[Callable[[str], Any], Any]] = {
-    "WEBHOOK_SECRET": (_secrets, ()),
-    "ALLOW_UNSIGNED": (_flag, False),
-    "WEBHOOK_TOLERANCE": (_number(0, 86400), 300),
-    "SQLITE_PATH": (str, "instance/calls.db"),
-    "DATABASE_URL": (_database_url, None),
-    "REDIS_URL": (_redis_url, None),
-    "REDIS_TLS_VERIFY": (_flag, True),
-    "CRM_WEBHOOK_URL": (_url("http", "https"), None),
-    "CRM_TOKEN": (_token, None),
-    "SLACK_WEBHOOK_URL": (_url("http", "https"), None),
-    "ALERT_INTERVAL": (_number(0, 86400), 60),
-    "DASHBOARD_PASSWORD": (str, None),
-    "PROVIDER_API_KEY": (_token, None),
-    "PROVIDER_API_URL": (_url("http", "https"), "https://api.hmsovereign.com/api/v1"),
-    "RETENTION_DAYS": (_number(2, 3650), 30),
-}
+SETTINGS: dict[str, Any] = {name: field.load_default for name, field in Settings().fields.items()}  # their defaults
 
 
 def load_config(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """The app's configuration from `environ`. An empty value counts as unset; nonsense ends the process in one line."""
-    config = {"MAX_CONTENT_LENGTH": MAX_BODY, "CLOCK": None, **INTERNALS}
-    for name, (parse, default) in SETTINGS.items():
-        text = environ.get(name, "").strip()
-        try:
-            config[name] = parse(text) if text else default
-        except ValueError as error:
-            raise SystemExit(f"{name} {error}. Set it to such a value, or unset it.") from None
-    config["PUBLIC_URL"] = _public_url(environ)
+    """The app's configuration from `environ`. Empty values count as unset; nonsense ends the process, a line each."""
+    texts = {name: text for name in SETTINGS if (text := environ.get(name, "").strip())}
     # Each of these platforms names itself so. The first has no disk that stays; on the others one can be mounted.
     others = {"RENDER", "RAILWAY_ENVIRONMENT", "FLY_APP_NAME", "K_SERVICE"}
-    config["EPHEMERAL_DISK"] = "DYNO" in environ or not (others.isdisjoint(environ) or environ.get("SQLITE_PATH"))
-    if config["EPHEMERAL_DISK"] and config["REDIS_URL"] and not config["DATABASE_URL"]:
-        raise SystemExit("REDIS_URL keeps no updates any more, and this platform's disk is lost: set DATABASE_URL.")
+    ephemeral = "DYNO" in environ or not (others.isdisjoint(environ) or environ.get("SQLITE_PATH"))
+    if lines := _errors(texts, ephemeral):
+        raise SystemExit("\n".join(lines))
+    config: dict[str, Any] = {"MAX_CONTENT_LENGTH": MAX_BODY, "CLOCK": None, "EPHEMERAL_DISK": ephemeral, **INTERNALS}
+    config |= Settings().load(texts)
+    config["PUBLIC_URL"] = _platform_url(environ)
     return config
 
 
-def _public_url(environ: Mapping[str, str]) -> str | None:
+def _errors(texts: Mapping[str, str], ephemeral: bool) -> list[str]:
+    """What makes no sense, a line each."""
+    errors = Settings().validate(texts)
+    lines = [f"{name} {messages[0]}. Set it to such a value, or unset it." for name, messages in errors.items()]
+    if ephemeral and "REDIS_URL" in texts and "DATABASE_URL" not in texts:
+        lines.append("REDIS_URL keeps no updates any more, and this platform's disk is lost: set DATABASE_URL.")
+    return lines
+
+
+def _platform_url(environ: Mapping[str, str]) -> str | None:
     """Where the platform says that this app is seen: Render, then Railway, Heroku and Fly."""
     if url := environ.get("RENDER_EXTERNAL_URL"):
         return url
@@ -169,41 +86,47 @@ def public_url() -> str | None:
 
 def on_and_off(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """The names of the optional settings that are set, and of those that are not."""
-    optional = [name for name, (_, default) in SETTINGS.items() if not default]
+    optional = [name for name, default in SETTINGS.items() if not default]
     return [name for name in optional if config[name]], [name for name in optional if not config[name]]
 
 
 def dangers(config: Mapping[str, Any]) -> list[str]:
     """What must not stay as it is, a sentence each."""
-    disk = "This platform's disk does not survive a restart: set DATABASE_URL, or SQLITE_PATH to a file that stays."
     secrets, open_to_all = config["WEBHOOK_SECRET"], config["ALLOW_UNSIGNED"]
-    found = {
-        "Anyone can post updates: set WEBHOOK_SECRET and unset ALLOW_UNSIGNED.": open_to_all and not secrets,
-        "Without WEBHOOK_SECRET anyone could post updates: unset ALLOW_UNSIGNED.": open_to_all and secrets,
-        "An update of any age can be posted again: unset WEBHOOK_TOLERANCE.": secrets
-        and not config["WEBHOOK_TOLERANCE"],
-        "Who sees the calls can post updates: set another DASHBOARD_PASSWORD.": config["DASHBOARD_PASSWORD"] in secrets,
-        disk: config["EPHEMERAL_DISK"] and not config["DATABASE_URL"],
-    }
-    for key, url in (("CRM_TOKEN", "CRM_WEBHOOK_URL"), ("PROVIDER_API_KEY", "PROVIDER_API_URL")):
+    sentences = []
+    if open_to_all and not secrets:
+        sentences.append("Anyone can post updates: set WEBHOOK_SECRET and unset ALLOW_UNSIGNED.")
+    if open_to_all and secrets:
+        sentences.append("Without WEBHOOK_SECRET anyone could post updates: unset ALLOW_UNSIGNED.")
+    if secrets and not config["WEBHOOK_TOLERANCE"]:
+        sentences.append("An update of any age can be posted again: unset WEBHOOK_TOLERANCE.")
+    if config["DASHBOARD_PASSWORD"] in secrets:
+        sentences.append("Who sees the calls can post updates: set another DASHBOARD_PASSWORD.")
+    if config["EPHEMERAL_DISK"] and not config["DATABASE_URL"]:
+        stays = "set DATABASE_URL, or SQLITE_PATH to a file that stays"
+        sentences.append(f"This platform's disk does not survive a restart: {stays}.")
+    return sentences + _secrets_in_clear(config)
+
+
+def _secrets_in_clear(config: Mapping[str, Any]) -> list[str]:
+    sentences = []
+    for name, url in (("CRM_TOKEN", "CRM_WEBHOOK_URL"), ("PROVIDER_API_KEY", "PROVIDER_API_URL")):
         parts = urlsplit(config[url] or "")
-        clear = parts.scheme == "http" and parts.hostname not in LOOPBACK
-        found[f"{key} can be read on its way: set {url} to one that starts with https://."] = config[key] and clear
-    return [sentence for sentence, true in found.items() if true]
+        if config[name] and parts.scheme == "http" and parts.hostname not in LOOPBACK:
+            sentences.append(f"{name} can be read on its way: set {url} to one that starts with https://.")
+    return sentences
 
 
 def warnings(config: Mapping[str, Any]) -> list[str]:
     """The same, and what a deployment should not stay without."""
-    found = dangers(config)
+    sentences = dangers(config)
     if not config["WEBHOOK_SECRET"] and not config["ALLOW_UNSIGNED"]:
-        found.append(
-            "Only `flask run` takes updates, from this machine: set WEBHOOK_SECRET to the provider's webhook_secret."
-        )
+        needed = "set WEBHOOK_SECRET to the provider's webhook_secret"
+        sentences.append(f"Only `flask run` takes updates, from this machine: {needed}.")
     if not config["DASHBOARD_PASSWORD"]:
-        found.append(
-            "Only `flask run` shows calls, to this machine: set DASHBOARD_PASSWORD to see them from elsewhere."
-        )
-    return found
+        needed = "set DASHBOARD_PASSWORD to see them from elsewhere"
+        sentences.append(f"Only `flask run` shows calls, to this machine: {needed}.")
+    return sentences
 
 
 def check_free(address: tuple[str, int] | str) -> None:

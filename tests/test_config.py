@@ -1,27 +1,29 @@
 """Settings."""
 
 import pytest
+from flask import Flask
 
 import stores
-from config import SETTINGS, load_config, warnings
+from config import INTERNALS, SETTINGS, load_config, public_url, warnings
 
-SAFE = {"WEBHOOK_SECRET": "old, secret", "DASHBOARD_PASSWORD": "password"}
+SAFE = {"WEBHOOK_SECRET": "old secret, new secret", "DASHBOARD_PASSWORD": "a long password"}
 
 
 def test_blanks_are_stripped_and_empty_is_unset():
     loaded = load_config(dict.fromkeys(SETTINGS, "  ") | {"CRM_TOKEN": " token\n"})
-    assert {name: loaded[name] for name in SETTINGS} == {
-        **{name: default for name, (_, default) in SETTINGS.items()},
-        "CRM_TOKEN": "token",
-    }
+    assert {name: loaded[name] for name in SETTINGS} == SETTINGS | {"CRM_TOKEN": "token"}
+    assert loaded.items() >= INTERNALS.items()
 
 
 def test_secrets_are_separated_by_commas_and_stay_texts():
-    assert load_config({"WEBHOOK_SECRET": "12345, b,,"})["WEBHOOK_SECRET"] == ("12345", "b")
+    assert load_config({"WEBHOOK_SECRET": "12345678, b2345678,,"})["WEBHOOK_SECRET"] == ("12345678", "b2345678")
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
-@pytest.mark.parametrize("rest", ["u:p%23@db.example.com:5432/calls", "/calls?host=/run/pg", "u:a#b@a:1,b:2/calls"])
+@pytest.mark.parametrize(
+    "rest",
+    ["u:p%23@db.example.com:5432/calls", "/calls?host=/run/pg", "u:a#b@a:1,b:2/calls", "u:p@db/calls?ssl=true", "db"],
+)
 def test_a_database_url_is_taken_as_it_is(scheme, rest):
     url = f"{scheme}://{rest}"
     loaded = load_config({"DATABASE_URL": url})
@@ -32,6 +34,13 @@ def test_a_database_url_is_taken_as_it_is(scheme, rest):
 @pytest.mark.parametrize("url", ["redis://:pass%23@redis:6379/1", "rediss://u:p@redis", "unix:///run/redis.sock?db=1"])
 def test_a_redis_url_is_taken_as_it_is(url):
     assert load_config({"REDIS_URL": url})["REDIS_URL"] == url
+
+
+@pytest.mark.parametrize(
+    "url", ["http://my_crm:8000/", "https://[::1]:9000?x=1", "https://user:p%40ss@crm.example.com"]
+)
+def test_a_crm_is_named_by_any_url(url):
+    assert load_config({"CRM_WEBHOOK_URL": url})["CRM_WEBHOOK_URL"] == url
 
 
 @pytest.mark.parametrize("environ", [SAFE | {"DYNO": "web.1"}, {"RENDER": "true"}, {"FLY_APP_NAME": "x"}])
@@ -51,8 +60,8 @@ def test_a_flag_is_true_or_false():
 NONSENSE = {
     "WEBHOOK_SECRET": [","],
     "ALLOW_UNSIGNED": ["maybe"],
-    "WEBHOOK_TOLERANCE": ["-1", "5 minutes", "\uff15"],
-    "RETENTION_DAYS": ["1", "9999999999"],
+    "WEBHOOK_TOLERANCE": ["-1", "5 minutes", "86401"],
+    "RETENTION_DAYS": ["1", "9" * 5000],
     "DATABASE_URL": [
         "instance/calls.db",
         "mysql://u:hush@db/calls",
@@ -72,9 +81,19 @@ NONSENSE = {
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in NONSENSE.items() for text in texts])
 def test_nonsense_is_refused_in_one_line_that_names_the_setting_and_shows_no_secret(name, text):
-    with pytest.raises(SystemExit, match=rf"^{name} must .*\Z") as caught:
+    with pytest.raises(SystemExit, match=rf"^{name} must .*\. Set it to such a value, or unset it\.\Z") as refusal:
         load_config({name: text})
-    assert "hush" not in str(caught.value)
+    assert "hush" not in str(refusal.value)
+
+
+def test_all_that_is_wrong_is_told_at_once_a_line_each():
+    with pytest.raises(SystemExit) as refusal:
+        load_config(
+            {"RETENTION_DAYS": "1", "CRM_TOKEN": "hush two", "CRM_WEBHOOK_URL": "https://crm", "ALLOW_UNSIGNED": "x"}
+        )
+    lines = str(refusal.value).splitlines()
+    assert [line.split()[0] for line in lines] == ["ALLOW_UNSIGNED", "CRM_TOKEN", "RETENTION_DAYS"]
+    assert "hush" not in str(refusal.value)
 
 
 def test_where_a_file_is_meant_it_names_the_setting_for_files():
@@ -86,10 +105,11 @@ def test_where_a_file_is_meant_it_names_the_setting_for_files():
     ("environ", "words"),
     [
         ({}, ["set WEBHOOK_SECRET", "set DASHBOARD_PASSWORD"]),
-        ({"ALLOW_UNSIGNED": "true", "DASHBOARD_PASSWORD": "x"}, ["Anyone can post"]),
+        ({"ALLOW_UNSIGNED": "true", "DASHBOARD_PASSWORD": "a long password"}, ["Anyone can post"]),
         (SAFE | {"ALLOW_UNSIGNED": "true"}, ["unset ALLOW_UNSIGNED"]),
         (SAFE | {"WEBHOOK_TOLERANCE": "0"}, ["any age"]),
-        (SAFE | {"DASHBOARD_PASSWORD": "secret"}, ["another DASHBOARD_PASSWORD"]),
+        ({"WEBHOOK_TOLERANCE": "0", "DASHBOARD_PASSWORD": "a long password"}, ["set WEBHOOK_SECRET"]),
+        (SAFE | {"WEBHOOK_SECRET": "a long password"}, ["another DASHBOARD_PASSWORD"]),
         (SAFE | {"CRM_WEBHOOK_URL": "http://crm.example.com", "CRM_TOKEN": "x"}, ["CRM_TOKEN can be read"]),
         (SAFE | {"CRM_WEBHOOK_URL": "http://127.0.0.1:9000", "CRM_TOKEN": "x"}, []),
         (SAFE | {"CRM_WEBHOOK_URL": "http://crm.example.com"}, []),
@@ -114,5 +134,10 @@ def test_it_warns_of_what_a_deployment_should_not_stay_without(environ, words):
         ({"FLY_APP_NAME": "x"}, "https://x.fly.dev"),
     ],
 )
-def test_some_platforms_say_where_the_app_is_seen(environ, url):
-    assert load_config(environ)["PUBLIC_URL"] == url
+def test_the_app_is_seen_where_the_platform_says(environ, url):
+    app = Flask(__name__)
+    app.config |= load_config(environ)
+    with app.app_context():
+        assert public_url() == url
+    with app.test_request_context(base_url="http://ours"):
+        assert public_url() == (url or "http://ours")

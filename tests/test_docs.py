@@ -17,8 +17,8 @@ def rows(heading):
 
 def test_every_setting_is_in_the_table_with_its_default():
     names = {"()": "none", "None": "none", "False": "false", "True": "true"}
-    told = [re.findall(r"\| `?(.*?)`? (?=\|)", row)[:2] for row in rows("Settings")]
-    assert told == [[name, names.get(str(default), str(default))] for name, (_, default) in SETTINGS.items()]
+    cells = [re.findall(r"\| `?(.*?)`? (?=\|)", row)[:2] for row in rows("Settings")]
+    assert cells == [[name, names.get(str(default), str(default))] for name, default in SETTINGS.items()]
 
 
 def test_every_command_is_in_the_table_with_its_options():
