@@ -3,10 +3,11 @@
 import errno
 import logging
 import os
+import re
 import socket
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from flask import current_app, has_request_context, request
 
@@ -53,7 +54,7 @@ def load_config(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
         raise SystemExit("\n".join(lines))
     config: dict[str, Any] = {"MAX_CONTENT_LENGTH": MAX_BODY, "CLOCK": None, "EPHEMERAL_DISK": ephemeral, **INTERNALS}
     config |= Settings().load(texts)
-    config["PUBLIC_URL"] = _platform_url(environ)
+    config["PUBLIC_URL"] = config["PUBLIC_URL"] or _platform_url(environ)
     return config
 
 
@@ -77,11 +78,13 @@ def _platform_url(environ: Mapping[str, str]) -> str | None:
 
 
 def public_url() -> str | None:
-    """Where people see the app: as the platform says, else as the provider's request names it."""
-    if current_app.config["PUBLIC_URL"] or not has_request_context():
-        return current_app.config["PUBLIC_URL"]
-    scheme = request.headers.get("X-Forwarded-Proto", request.scheme)
-    return f"{'https' if scheme == 'https' else 'http'}://{request.host}"
+    """Where people see the app, without a slash at the end: as PUBLIC_URL or the platform says, else the request."""
+    url: str | None = current_app.config["PUBLIC_URL"]
+    if url or not has_request_context():
+        return url and url.rstrip("/")
+    forwarded = re.split(r"[\s,]+", ",".join(request.headers.getlist("X-Forwarded-Proto")).lower())
+    scheme = "https" if "https" in forwarded else request.scheme
+    return f"{scheme}://{request.host}{quote(request.script_root)}"
 
 
 def on_and_off(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -126,6 +129,9 @@ def warnings(config: Mapping[str, Any]) -> list[str]:
     if not config["DASHBOARD_PASSWORD"]:
         needed = "set DASHBOARD_PASSWORD to see them from elsewhere"
         sentences.append(f"Only `flask run` shows calls, to this machine: {needed}.")
+    if config["SLACK_WEBHOOK_URL"] and not config["PUBLIC_URL"]:
+        needed = "set PUBLIC_URL to where people see this app"
+        sentences.append(f"What Slack is told later has no link to the call: {needed}.")
     return sentences
 
 

@@ -11,10 +11,10 @@ from schemas.times import isoformat
 
 
 def update_crm(update: StatusUpdate) -> None:
-    token = current_app.config["CRM_TOKEN"]
+    token, header = current_app.config["CRM_TOKEN"], current_app.config["CRM_TOKEN_HEADER"]
     headers = {"Idempotency-Key": f"{quote(update.call.id, safe='')}:{quote(update.call.status, safe='')}"}
     if token:
-        headers["Authorization"] = f"Bearer {token}"
+        headers[header] = f"Bearer {token}" if header.lower() == "authorization" else token
     post(current_app.config["CRM_WEBHOOK_URL"], crm_record(update), headers)
 
 

@@ -69,7 +69,7 @@ def _flag(default: bool) -> fields.Boolean:
     return fields.Boolean(load_default=default, error_messages={"invalid": "must be true or false"})
 
 
-def _number(least: int, most: int, default: int) -> fields.Integer:
+def _number(least: int, most: int, default: int | None = None) -> fields.Integer:
     message = f"must be a whole number from {least} to {most}"
     in_range = validate.Range(least, most, error=message)
     return fields.Integer(load_default=default, error_messages={"invalid": message}, validate=in_range)
@@ -77,6 +77,7 @@ def _number(least: int, most: int, default: int) -> fields.Integer:
 
 WEB = _url("http", "https")
 TOKEN = validate.Regexp(r"[!-~]+\Z", error="must be printable ASCII without spaces, as it is sent in a header")
+HEADER = validate.Regexp(r"[\w!#$%&'*+.^`|~-]+\Z", re.ASCII, error="must be the name of a header")
 
 
 class Settings(Schema):
@@ -89,8 +90,11 @@ class Settings(Schema):
     REDIS_TLS_VERIFY = _flag(True)
     CRM_WEBHOOK_URL = _text(WEB)
     CRM_TOKEN = _text(TOKEN)
+    CRM_TOKEN_HEADER = _text(HEADER, default="Authorization")
     SLACK_WEBHOOK_URL = _text(WEB)
     ALERT_INTERVAL = _number(0, 86400, 60)
+    ALERT_SILENCE = _number(1, 8760)
+    PUBLIC_URL = _text(WEB)
     DASHBOARD_PASSWORD = _text()
     PROVIDER_API_KEY = _text(TOKEN)
     PROVIDER_API_URL = _text(WEB, default="https://api.hmsovereign.com/api/v1")

@@ -7,6 +7,7 @@ import stores
 from config import INTERNALS, SETTINGS, load_config, public_url, warnings
 
 SAFE = {"WEBHOOK_SECRET": "old secret, new secret", "DASHBOARD_PASSWORD": "a long password"}
+SLACK = {"SLACK_WEBHOOK_URL": "https://hooks.slack.com/hook"}
 
 
 def test_blanks_are_stripped_and_empty_is_unset():
@@ -76,6 +77,9 @@ NONSENSE = {
     "CRM_WEBHOOK_URL": ["crm.example.com/hook", "ftp://crm", "https://", "https://[bad", "https://crm:99999/"],
     "SLACK_WEBHOOK_URL": ["https://hooks.slack.com/a b"],
     "CRM_TOKEN": ["hush two", "t\u00f6ken"],
+    "CRM_TOKEN_HEADER": ["X-Key: hush", "X\u00e9"],
+    "ALERT_SILENCE": ["0", "1.5"],
+    "PUBLIC_URL": ["calls.example.com"],
 }
 
 
@@ -89,10 +93,10 @@ def test_nonsense_is_refused_in_one_line_that_names_the_setting_and_shows_no_sec
 def test_all_that_is_wrong_is_told_at_once_a_line_each():
     with pytest.raises(SystemExit) as refusal:
         load_config(
-            {"RETENTION_DAYS": "1", "CRM_TOKEN": "hush two", "CRM_WEBHOOK_URL": "https://crm", "ALLOW_UNSIGNED": "x"}
+            {"RETENTION_DAYS": "1", "CRM_TOKEN": "hush two", "CRM_WEBHOOK_URL": "https://crm", "PUBLIC_URL": "x"}
         )
     lines = str(refusal.value).splitlines()
-    assert [line.split()[0] for line in lines] == ["ALLOW_UNSIGNED", "CRM_TOKEN", "RETENTION_DAYS"]
+    assert [line.split()[0] for line in lines] == ["CRM_TOKEN", "PUBLIC_URL", "RETENTION_DAYS"]
     assert "hush" not in str(refusal.value)
 
 
@@ -117,6 +121,8 @@ def test_where_a_file_is_meant_it_names_the_setting_for_files():
         (SAFE | {"DYNO": "web.1"}, ["does not survive a restart"]),
         (SAFE | {"FLY_APP_NAME": "x", "SQLITE_PATH": "/data/calls.db"}, []),
         (SAFE | {"DYNO": "web.1", "DATABASE_URL": "postgres://db/calls"}, []),
+        (SAFE | SLACK, ["no link to the call: set PUBLIC_URL"]),
+        (SAFE | SLACK | {"PUBLIC_URL": "https://calls.example.com"}, []),
     ],
 )
 def test_it_warns_of_what_a_deployment_should_not_stay_without(environ, words):
@@ -132,12 +138,32 @@ def test_it_warns_of_what_a_deployment_should_not_stay_without(environ, words):
         ({"RAILWAY_PUBLIC_DOMAIN": "x.up.railway.app"}, "https://x.up.railway.app"),
         ({"HEROKU_APP_DEFAULT_DOMAIN_NAME": "x-1.herokuapp.com"}, "https://x-1.herokuapp.com"),
         ({"FLY_APP_NAME": "x"}, "https://x.fly.dev"),
+        ({"FLY_APP_NAME": "x", "PUBLIC_URL": "https://calls.example.com/"}, "https://calls.example.com"),
     ],
 )
-def test_the_app_is_seen_where_the_platform_says(environ, url):
+def test_the_app_is_seen_where_its_setting_says_or_else_the_platform(environ, url):
     app = Flask(__name__)
     app.config |= load_config(environ)
     with app.app_context():
         assert public_url() == url
     with app.test_request_context(base_url="http://ours"):
         assert public_url() == (url or "http://ours")
+
+
+@pytest.mark.parametrize(
+    ("headers", "script", "url"),
+    [
+        ([], "", "http://ours:8000"),
+        ([], "/calls here", "http://ours:8000/calls%20here"),
+        ([("X-Forwarded-Proto", "https")], "/calls", "https://ours:8000/calls"),
+        ([("X-Forwarded-Proto", "http, HTTPS")], "", "https://ours:8000"),
+        ([("X-Forwarded-Proto", "http"), ("X-Forwarded-Proto", "https")], "", "https://ours:8000"),
+        ([("X-Forwarded-Proto", "http,httpsx")], "", "http://ours:8000"),
+    ],
+)
+def test_else_the_app_is_seen_where_the_request_came_to(headers, script, url):
+    app = Flask(__name__)
+    app.config |= load_config({})
+    environ = {"SCRIPT_NAME": script, "HTTP_HOST": "ours:8000"}
+    with app.test_request_context(headers=headers, environ_overrides=environ):
+        assert public_url() == url

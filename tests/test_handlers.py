@@ -132,6 +132,13 @@ class TestCrm:
         assert headers["Authorization"] == "Bearer token"
         assert "Authorization" not in without_token
 
+    def test_another_header_has_the_token_plain(self, app, service):
+        app.config |= {"CRM_WEBHOOK_URL": service.url, "CRM_TOKEN": "token", "CRM_TOKEN_HEADER": "X-API-Key"}
+        update_crm(update())
+        [(_, headers, _)] = service.requests
+        assert headers["X-API-Key"] == "token"
+        assert "Authorization" not in headers
+
     def test_the_direction_is_that_of_the_call(self):
         kinds = ("inbound_phone_call", "outbound_phone_call", "web_call", None)
         directions = [crm_record(update(call={"type": kind}))["direction"] for kind in kinds]
