@@ -37,6 +37,7 @@ VERSION = "1.0"
 MAX_BODY = 1024 * 1024  # bytes
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 WEBHOOK_PATH = "/webhooks/status-update"
+SHORTEST_PASSWORD = 12  # characters; guesses are not slowed down
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +63,15 @@ def _errors(texts: Mapping[str, str], ephemeral: bool) -> list[str]:
     """What makes no sense, a line each."""
     errors = Settings().validate(texts)
     lines = [f"{name} {messages[0]}. Set it to such a value, or unset it." for name, messages in errors.items()]
+    if "CRM_TOKEN" in texts and _has_login(texts.get("CRM_WEBHOOK_URL", "")):
+        lines.append("CRM_TOKEN and the login in CRM_WEBHOOK_URL exclude each other: unset CRM_TOKEN, or take it out.")
     if ephemeral and "REDIS_URL" in texts and "DATABASE_URL" not in texts:
         lines.append("REDIS_URL keeps no updates any more, and this platform's disk is lost: set DATABASE_URL.")
     return lines
+
+
+def _has_login(url: str) -> bool:
+    return re.match("[^/]*//[^/?#]*@", url) is not None
 
 
 def _platform_url(environ: Mapping[str, str]) -> str | None:
@@ -114,21 +121,26 @@ def dangers(config: Mapping[str, Any]) -> list[str]:
 def _secrets_in_clear(config: Mapping[str, Any]) -> list[str]:
     sentences = []
     for name, url in (("CRM_TOKEN", "CRM_WEBHOOK_URL"), ("PROVIDER_API_KEY", "PROVIDER_API_URL")):
-        parts = urlsplit(config[url] or "")
-        if config[name] and parts.scheme == "http" and parts.hostname not in LOOPBACK:
-            sentences.append(f"{name} can be read on its way: set {url} to one that starts with https://.")
+        text = config[url] or ""
+        parts = urlsplit(text)
+        secret = name if config[name] else f"The password in {url}" if _has_login(text) else None
+        if secret and parts.scheme == "http" and parts.hostname not in LOOPBACK:
+            sentences.append(f"{secret} can be read on its way: set {url} to one that starts with https://.")
     return sentences
 
 
 def warnings(config: Mapping[str, Any]) -> list[str]:
     """The same, and what a deployment should not stay without."""
-    sentences = dangers(config)
+    sentences, password = dangers(config), config["DASHBOARD_PASSWORD"]
     if not config["WEBHOOK_SECRET"] and not config["ALLOW_UNSIGNED"]:
         needed = "set WEBHOOK_SECRET to the provider's webhook_secret"
         sentences.append(f"Only `flask run` takes updates, from this machine: {needed}.")
-    if not config["DASHBOARD_PASSWORD"]:
+    if not password:
         needed = "set DASHBOARD_PASSWORD to see them from elsewhere"
         sentences.append(f"Only `flask run` shows calls, to this machine: {needed}.")
+    elif len(password) < SHORTEST_PASSWORD:
+        needed = f"set DASHBOARD_PASSWORD to {SHORTEST_PASSWORD} characters or more"
+        sentences.append(f"The dashboard's password can be guessed: {needed}.")
     if config["SLACK_WEBHOOK_URL"] and not config["PUBLIC_URL"]:
         needed = "set PUBLIC_URL to where people see this app"
         sentences.append(f"What Slack is told later has no link to the call: {needed}.")

@@ -8,11 +8,16 @@ from urllib.parse import urlsplit
 
 from marshmallow import Schema, ValidationError, fields, validate
 
+SHORTEST_SECRET = 8  # characters
+
 
 def _secrets(text: str) -> tuple[str, ...]:
     secrets = tuple(filter(None, map(str.strip, text.split(","))))
-    if not secrets:
-        raise ValidationError("must be one secret or more, separated by commas")
+    if not secrets or min(map(len, secrets)) < SHORTEST_SECRET:
+        raise ValidationError(
+            f"must be secrets of {SHORTEST_SECRET} characters or more, separated by commas:"
+            " v1,whsec_... is two, and with the first anybody signs"
+        )
     return secrets
 
 

@@ -75,7 +75,7 @@ def main(picture):
         path = Path(folder)
         fill(path / "calls.db", 5, time.time())
         command = ("gunicorn", "--bind", "127.0.0.1:PORT", "app:app")
-        receiver = Receiver(*command, path=path, WEBHOOK_SECRET="secret")
+        receiver = Receiver(*command, path=path, WEBHOOK_SECRET="a secret")
         with chromium() as browser:
             viewport = {"width": 1280, "height": 960}
             page = browser.new_page(viewport=viewport, http_credentials=CREDENTIALS, locale="en-GB")

@@ -174,7 +174,7 @@ def test_the_chart_tells_its_figures_and_keeps_the_focus(page, receiver):
 @pytest.mark.parametrize("active", [0, 30])  # which are more than are seen without scrolling
 def test_the_page_fits_every_screen(page, receiver, tmp_path, active):
     fill(tmp_path / "calls.db", active, time.time())
-    page.goto(receiver(WEBHOOK_SECRET="x").url)
+    page.goto(receiver(WEBHOOK_SECRET="a secret").url)
     expect(page.locator("#active tbody tr")).to_have_count(active)
     look_at_every_size(page)
 

@@ -211,7 +211,7 @@ def test_simulate_posts_signed_calls_and_counts_the_answers(receiver):
     assert "answered 200" in done.stdout and "slowest" in done.stdout
     assert {line["status"] for line in server.exported()} == {"in-progress", "ended-with-error"}
     assert requests.get(f"{server.url}/calls.json", auth=("", PASSWORD), timeout=5).json()["active"] == []
-    server.environment["WEBHOOK_SECRET"] = "wrong"
+    server.environment["WEBHOOK_SECRET"] = "a wrong one"
     done = server.flask("simulate", "--url", server.url, "--calls", "1", "--rate", "1000")
     assert done.returncode == 1
     assert "answered 401" in done.stdout

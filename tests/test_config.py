@@ -59,7 +59,7 @@ def test_a_flag_is_true_or_false():
 
 
 NONSENSE = {
-    "WEBHOOK_SECRET": [","],
+    "WEBHOOK_SECRET": [",", "hush", "v1,whsec_hush_hush", "long enough, hush"],
     "ALLOW_UNSIGNED": ["maybe"],
     "WEBHOOK_TOLERANCE": ["-1", "5 minutes", "86401"],
     "RETENTION_DAYS": ["1", "9" * 5000],
@@ -93,16 +93,29 @@ def test_nonsense_is_refused_in_one_line_that_names_the_setting_and_shows_no_sec
 def test_all_that_is_wrong_is_told_at_once_a_line_each():
     with pytest.raises(SystemExit) as refusal:
         load_config(
-            {"RETENTION_DAYS": "1", "CRM_TOKEN": "hush two", "CRM_WEBHOOK_URL": "https://crm", "PUBLIC_URL": "x"}
+            {"RETENTION_DAYS": "1", "CRM_TOKEN": "hush", "CRM_WEBHOOK_URL": "https://hush@crm", "PUBLIC_URL": "x"}
         )
     lines = str(refusal.value).splitlines()
-    assert [line.split()[0] for line in lines] == ["CRM_TOKEN", "PUBLIC_URL", "RETENTION_DAYS"]
+    assert [line.split()[0] for line in lines] == ["PUBLIC_URL", "RETENTION_DAYS", "CRM_TOKEN"]
     assert "hush" not in str(refusal.value)
+
+
+def test_a_secret_with_a_comma_is_told_to_be_two():
+    with pytest.raises(SystemExit, match="8 characters or more.*v1,whsec_... is two, and with the first anybody signs"):
+        load_config({"WEBHOOK_SECRET": "v1,whsec_hush_hush"})
 
 
 def test_where_a_file_is_meant_it_names_the_setting_for_files():
     with pytest.raises(SystemExit, match="DATABASE_URL must start with postgres:.*SQLITE_PATH"):
         load_config({"DATABASE_URL": "sqlite:///calls.db"})
+
+
+def test_a_token_beside_a_login_in_the_url_is_refused_in_one_line():
+    url = "https://user:hush@crm.example.com/hook"
+    with pytest.raises(SystemExit, match=r"^CRM_TOKEN and the login in CRM_WEBHOOK_URL.*\Z") as refusal:
+        load_config({"CRM_WEBHOOK_URL": url, "CRM_TOKEN": "hush"})
+    assert "hush" not in str(refusal.value)
+    assert load_config({"CRM_WEBHOOK_URL": "https://crm/a@b?c=d@e", "CRM_TOKEN": "x"})["CRM_TOKEN"] == "x"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +127,11 @@ def test_where_a_file_is_meant_it_names_the_setting_for_files():
         (SAFE | {"WEBHOOK_TOLERANCE": "0"}, ["any age"]),
         ({"WEBHOOK_TOLERANCE": "0", "DASHBOARD_PASSWORD": "a long password"}, ["set WEBHOOK_SECRET"]),
         (SAFE | {"WEBHOOK_SECRET": "a long password"}, ["another DASHBOARD_PASSWORD"]),
+        (SAFE | {"DASHBOARD_PASSWORD": "11 letters."}, ["set DASHBOARD_PASSWORD to 12 characters or more"]),
+        (SAFE | {"DASHBOARD_PASSWORD": "12 letters.."}, []),
         (SAFE | {"CRM_WEBHOOK_URL": "http://crm.example.com", "CRM_TOKEN": "x"}, ["CRM_TOKEN can be read"]),
+        (SAFE | {"CRM_WEBHOOK_URL": "http://u:p@crm.example.com"}, ["The password in CRM_WEBHOOK_URL can be read"]),
+        (SAFE | {"CRM_WEBHOOK_URL": "https://u:p@crm.example.com"}, []),
         (SAFE | {"CRM_WEBHOOK_URL": "http://127.0.0.1:9000", "CRM_TOKEN": "x"}, []),
         (SAFE | {"CRM_WEBHOOK_URL": "http://crm.example.com"}, []),
         (SAFE | {"PROVIDER_API_URL": "http://example.com", "PROVIDER_API_KEY": "x"}, ["PROVIDER_API_KEY can be read"]),

@@ -61,7 +61,7 @@ def test_check_tells_whether_a_deployment_is_right_and_leaves_no_trace(deploymen
     page = requests.get(server.url, timeout=5, auth=("", PASSWORD), headers={"Accept": "text/html"}).text
     assert "No updates yet" in page and "Needs attention" not in page
     assert "ERROR" not in {line["level"] for line in events(server)}
-    server.environment["WEBHOOK_SECRET"] = "another"
+    server.environment["WEBHOOK_SECRET"] = "another secret"
     done = server.flask("check", "--url", server.url)
     assert done.returncode == 1
     assert "broken JSON                          400        401   <-- differs" in done.stdout
