@@ -144,6 +144,8 @@ def warnings(config: Mapping[str, Any]) -> list[str]:
     if config["SLACK_WEBHOOK_URL"] and not config["PUBLIC_URL"]:
         needed = "set PUBLIC_URL to where people see this app"
         sentences.append(f"What Slack is told later has no link to the call: {needed}.")
+    for option in config["UNKNOWN_OPTIONS"]:
+        sentences.append(f"PostgreSQL knows no option {option}, so it is not used: take it out of DATABASE_URL.")
     return sentences
 
 

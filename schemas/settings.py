@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import Schema, ValidationError, fields, post_load, validate
 
 SHORTEST_SECRET = 8  # characters
+POSTGRES_URL = re.compile(r"(postgres(?:ql)?://(?:[^@/]*@)?)([^?]*)\??(.*)")  # login, place, options
 
 
 def _secrets(text: str) -> tuple[str, ...]:
@@ -52,18 +53,44 @@ def _redis_url(text: str) -> None:
 
 
 def _database_url(text: str) -> None:
-    if not text.startswith(("postgres://", "postgresql://")):
+    parts = POSTGRES_URL.fullmatch(text)
+    if not parts:
         raise ValidationError("must start with postgres:// or postgresql:// (for a file, set SQLITE_PATH)")
+    login, place, options = parts.groups()
+    if "@" in place + options or _conninfo(login) is None:
+        raise ValidationError("must have its user and password percent-encoded: %40 for @, %2F for /, %25 for %")
+    address = _conninfo(login + place)
+    if address is None or not all(map(_is_port, str(address.get("port", 5432)).split(","))):
+        raise ValidationError("must have a valid host and port, as postgresql://user:password@host:5432/name")
+    if _conninfo(known_options(text)[0]) is None:
+        raise ValidationError("must have options that PostgreSQL takes, as ?sslmode=require&connect_timeout=2")
+
+
+def _conninfo(url: str) -> dict[str, Any] | None:
+    """The parts of a URL of PostgreSQL; None where it is none."""
     from psycopg import ProgrammingError  # only where it is used
     from psycopg.conninfo import conninfo_to_dict
 
     try:
-        ports = str(conninfo_to_dict(text).get("port", "")).split(",")  # one a host
-        valid = all(0 < int(port) < 65536 for port in filter(None, ports))
-    except (ProgrammingError, ValueError):
-        valid = False
-    if not valid:
-        raise ValidationError("must be a URL of PostgreSQL, as postgresql://user:password@host:5432/name")
+        return conninfo_to_dict(url)
+    except ProgrammingError:
+        return None
+
+
+def _is_port(text: str) -> bool:
+    return not text or (text.isdecimal() and 0 < int(text) < 65536)
+
+
+def known_options(url: str) -> tuple[str, list[str]]:
+    """A URL of PostgreSQL without the options that only other clients know, such as pgbouncer, and their names."""
+    from psycopg.pq import Conninfo
+
+    parts = POSTGRES_URL.fullmatch(url)
+    login, place, query = parts.groups() if parts else (url, "", "")
+    known = {"", "ssl", *(option.keyword.decode() for option in Conninfo.get_defaults())}
+    options = [(option.partition("=")[0], option) for option in query.split("&")]
+    query = "&".join(option for name, option in options if name in known)
+    return f"{login}{place}?{query}".rstrip("?"), [name for name, _ in options if name not in known]
 
 
 def _text(check: Callable[[str], Any] | None = None, default: str | None = None) -> fields.String:
@@ -104,3 +131,10 @@ class Settings(Schema):
     PROVIDER_API_KEY = _text(TOKEN)
     PROVIDER_API_URL = _text(WEB, default="https://api.hmsovereign.com/api/v1")
     RETENTION_DAYS = _number(2, 3650, 30)
+
+    @post_load
+    def leave_unknown_options_out(self, settings: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """`UNKNOWN_OPTIONS` has the names of those that DATABASE_URL was given."""
+        url = settings["DATABASE_URL"]
+        settings["DATABASE_URL"], settings["UNKNOWN_OPTIONS"] = known_options(url) if url else (None, [])
+        return settings
