@@ -1,7 +1,9 @@
 """From a push to the first call: the Procfile, `flask check --url`, and what start-up tells."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -100,5 +102,14 @@ def test_app_json_generates_the_secrets_and_names_only_settings():
 
 def test_without_requirements_dev_the_app_starts():
     """Nothing but requirements.txt is imported."""
-    blocked = "import sys; sys.modules.update(dict.fromkeys(('dotenv', 'hypothesis', 'honcho'))); import app"
+    blocked = "import sys; sys.modules.update(dict.fromkeys(('hypothesis', 'honcho', 'mypy'))); import app"
     subprocess.run([sys.executable, "-c", blocked], cwd=ROOT, check=True, env={})
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+@pytest.mark.parametrize("port", ["abc", "0", "65536", "80 81"])
+def test_make_refuses_what_is_no_port_in_one_line_before_it_installs_anything(port):
+    environment = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(["make", "run", f"PORT={port}"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode and not done.stdout
+    assert re.fullmatch(r".*PORT must be a number from 1 to 65535\..*\n", done.stderr)
