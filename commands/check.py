@@ -4,7 +4,7 @@ import json
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,8 +14,18 @@ import requests
 from flask import current_app
 from flask.cli import with_appcontext
 
-from commands.client import Command, first_secret, new_session, post, signed, webhook_url
+from commands.client import (
+    Command,
+    connection_error,
+    first_secret,
+    new_session,
+    post,
+    require_connection,
+    signed,
+    webhook_url,
+)
 from config import LOOPBACK, MAX_BODY, on_and_off, warnings
+from handlers import active_calls
 from intake.signature import sign
 from schemas.status_update import ENDED_WITH_ERROR, IN_PROGRESS
 from schemas.times import isoformat
@@ -29,21 +39,60 @@ OTHER_TYPES = ("assistant-request", "tool-calls", "end-of-call-report")
 @click.option("--send", is_flag=True, help="With --url: also send a call named TEST CALL through every handler.")
 @with_appcontext
 def check(url: str | None, send: bool) -> None:
-    """Show what is on and off, whether the store can keep an update, and what is missing; or check a deployment."""
+    """Show what is on and off, what is missing, and whether services and store answer; or check a deployment."""
     if url:
         check_deployment(webhook_url(url), first_secret(), send)
         return
     if send:
         raise click.UsageError("--send goes with --url")
-    config, store = current_app.config, get_store()
+    show_settings(current_app.config)
+    show_services(current_app.config)
+    show_store(current_app.config["EPHEMERAL_DISK"])
+
+
+def show_settings(config: Mapping[str, Any]) -> None:
     on, off = on_and_off(config)
     click.echo(f"on:    {', '.join(on) or 'nothing'}")
     click.echo(f"off:   {', '.join(off) or 'nothing'}")
     for warning in warnings(config):
         click.echo(f"note:  {warning}")
+
+
+def show_services(config: Mapping[str, Any]) -> None:
+    """Whether each service that is set can be reached. Nothing is asked of it but Redis, which is pinged."""
+    if config["REDIS_URL"]:
+        click.echo(f"redis: {ping(config)}")
+    for name in ("crm", "slack"):
+        if url := config[f"{name.upper()}_WEBHOOK_URL"]:
+            click.echo(f"{name + ':':6} {reach(url)}")
+
+
+def ping(config: Mapping[str, Any]) -> str:
+    from redis.exceptions import RedisError
+
+    try:
+        with active_calls.connect(config) as redis:
+            redis.ping()
+    except RedisError as error:
+        return f"{error} ({active_calls.CHECK})"
+    return "reachable"
+
+
+def reach(url: str) -> str:
+    """What comes of a connection to the host of `url`, made as requests would make it."""
+    environment = requests.Session().merge_environment_settings(url, {}, None, None, None)
+    if requests.utils.select_proxy(url, environment["proxies"]):
+        return "not tried, as a proxy is set"
+    certificates = environment["verify"] if isinstance(environment["verify"], str) else None
+    return connection_error(url, certificates) or "reachable"
+
+
+def show_store(ephemeral: bool) -> None:
+    """What the store is and what to know of it. Raises StoreError where it cannot keep an update."""
+    store = get_store()
     if spooled := spool.waiting(store):
         click.echo(f"note:  {spooled} updates wait in the spool until the database takes them.")
-        if config["EPHEMERAL_DISK"]:
+        if ephemeral:
             click.echo("note:  This platform's disk does not survive a restart: do not restart meanwhile.")
     store.check()
     for sentence in store.advice():
@@ -58,6 +107,7 @@ def check_deployment(url: str, secret: str | None, send: bool) -> None:
     """
     if not secret and urlsplit(url).hostname not in LOOPBACK:
         raise click.UsageError("set WEBHOOK_SECRET to the deployment's: what it refuses cannot be told without")
+    require_connection(url)
     wrong, now = 0, int(time.time())
     click.echo(f"{'sent':36} {'expected':10} answered")
     for sent, expected, method, body, headers in deliveries(secret):
@@ -90,7 +140,7 @@ def deliveries(secret: str | None) -> Iterator[tuple[str, str, str, bytes | None
         body = json.dumps({"message": {"type": kind}}).encode()
         yield f"a message of type {kind}", "200 {}", "POST", body, signed(body, secret)
     too_large = b" " * (MAX_BODY + 1)
-    yield "over 1 MiB", "413", "POST", too_large, signed(too_large, secret)
+    yield f"over {MAX_BODY // 2**20} MiB", "413", "POST", too_large, signed(too_large, secret)
 
 
 def send_test_call(url: str, secret: str | None) -> int:

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import socket
+import ssl
 import sys
 import time
 from typing import Any
@@ -14,7 +17,10 @@ from flask import current_app
 from config import WEBHOOK_PATH
 from handlers import handlers_off
 from intake.signature import sign
+from schemas.settings import is_url
 from stores import StoreError
+
+CONNECT = 2.0  # seconds
 
 
 class Command(click.Command):
@@ -32,10 +38,45 @@ class Command(click.Command):
 
 def webhook_url(url: str) -> str:
     """`url` as given, or its webhook where only a server is named."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not is_url(url, "http", "https"):
         raise click.BadParameter(f"{url} is not an http:// or https:// URL")
-    return url if parts.path.strip("/") else f"{url.rstrip('/')}{WEBHOOK_PATH}"
+    return url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}{WEBHOOK_PATH}"
+
+
+def require_connection(url: str) -> None:
+    """End the command in one line where nobody answers at the host of `url`."""
+    if error := connection_error(url):
+        raise click.ClickException(f"no connection to {urlsplit(url).netloc.rpartition('@')[2]}: {error}")
+
+
+def connection_error(url: str, certificates: str | None = None) -> str:
+    """Why the host of `url` cannot be reached, in words; empty where it can. Nothing is requested.
+
+    `certificates`: the file or directory of those that are trusted, if not the ones that requests trusts.
+    """
+    try:
+        _connect(url, certificates or requests.certs.where())
+    except (socket.gaierror, UnicodeError):
+        return "name not found"
+    except ssl.SSLCertVerificationError as error:
+        return f"certificate not trusted: {error.verify_message}"
+    except ssl.SSLError:
+        return "no valid TLS"
+    except TimeoutError:
+        return f"no answer in {CONNECT:.0f} s"
+    except OSError as error:
+        return (error.strerror or type(error).__name__).lower()
+    return ""
+
+
+def _connect(url: str, certificates: str) -> None:
+    parts = urlsplit(url)
+    tls = parts.scheme == "https"
+    with socket.create_connection((parts.hostname, parts.port or (443 if tls else 80)), CONNECT) as connection:
+        if tls:
+            where = "capath" if os.path.isdir(certificates) else "cafile"
+            context = ssl.create_default_context(**{where: certificates})
+            context.wrap_socket(connection, server_hostname=parts.hostname).close()
 
 
 def post(session: requests.Session, url: str, message: dict[str, Any], secret: str | None) -> tuple[str, float]:

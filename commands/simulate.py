@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import click
 from flask.cli import with_appcontext
 
-from commands.client import Command, first_secret, new_session, post, webhook_url
+from commands.client import Command, first_secret, new_session, post, require_connection, webhook_url
 from config import LOOPBACK
 from schemas.times import isoformat
 
@@ -31,6 +31,7 @@ def simulate(url: str, calls: int, rate: float, errors: float, yes: bool) -> Non
     url = webhook_url(url)
     if not yes and urlsplit(url).hostname not in LOOPBACK:
         click.confirm(f"Post {calls} made-up calls to {url}?", abort=True)
+    require_connection(url)
     session, secret = new_session(), first_secret()
 
     def send(message: dict[str, Any]) -> tuple[str, float]:

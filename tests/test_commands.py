@@ -1,14 +1,23 @@
 import json
+import re
+import shutil
+import socket
+import ssl
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import requests
 
-from commands.client import webhook_url
+from commands.client import connection_error, webhook_url
 from commands.simulate import made_up_calls
 from stores import get_store, updates
 from stores.records import Job
-from tests.conftest import NOW, PASSWORD, SECRET, URL, keep_update, message, settle_jobs, update
+from tests.conftest import NOW, PASSWORD, ROOT, SECRET, URL, keep_update, message, settle_jobs, update
+from tests.loopback import free_port
 from work import lanes
+
+CERTIFICATE = str(ROOT / "tests/self_signed.pem")
 
 
 def record(app, call_id="call-1", job=None):
@@ -31,6 +40,113 @@ def test_check_tells_what_is_on_and_how_durable_the_store_is(app, runner):
     assert "on:    WEBHOOK_SECRET, DASHBOARD_PASSWORD\n" in result.output
     assert "survives a loss of power" in result.output
     assert "hush" not in result.output
+
+
+def test_check_asks_each_service_that_is_set_whether_it_can_be_reached(app, runner, service, monkeypatch, valkey):
+    monkeypatch.delenv("HTTPS_PROXY", raising=False)
+    secret = f"user:hush@127.0.0.1:{free_port()}/hush"
+    app.config |= {"REDIS_URL": valkey.url, "CRM_WEBHOOK_URL": service.url, "SLACK_WEBHOOK_URL": f"https://{secret}"}
+    result = runner.invoke(args=["check"])
+    assert result.exit_code == 0
+    assert re.findall(r"^(?:redis|crm|slack): .*$", result.stdout, re.MULTILINE) == [
+        "redis: reachable",
+        "crm:   reachable",
+        "slack: connection refused",
+    ]
+    assert "hush" not in result.output
+    assert service.requests == []
+
+
+def test_check_tells_why_redis_does_not_answer(app, runner, valkey):
+    valkey.acl_setuser("limited", enabled=True, passwords=["+hush"], commands=["+ping"])
+    wrong = valkey.url.replace("//", "//limited:hush2@")
+    for url, words in ((f"redis://127.0.0.1:{free_port()}", "Connection refused"), (wrong, "password")):
+        app.config["REDIS_URL"] = url
+        result = runner.invoke(args=["check"])
+        assert result.exit_code == 0
+        assert re.search(rf"^redis: .*{words}.*check REDIS_URL", result.stdout, re.MULTILINE)
+        assert "hush" not in result.output
+
+
+def test_unset_services_are_not_asked(runner):
+    assert not re.search("^(redis|crm|slack):", runner.invoke(args=["check"]).stdout, re.MULTILINE)
+
+
+def test_where_a_proxy_is_set_the_hosts_behind_it_are_not_tried(app, runner, service, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    app.config["CRM_WEBHOOK_URL"] = service.url
+    assert "crm:   not tried, as a proxy is set\n" in runner.invoke(args=["check"]).stdout
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert "crm:   reachable\n" in runner.invoke(args=["check"]).stdout
+
+
+class TestConnection:
+    """Why a host cannot be reached, in words."""
+
+    @pytest.fixture
+    def secure(self):
+        """The URL of a TLS server whose certificate is its own."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda *_: None
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"https://localhost:{server.server_port}"
+        server.shutdown()
+        server.server_close()
+
+    def test_a_name_that_nobody_has(self):
+        for host in ("nobody.invalid", "a" * 64 + ".invalid"):
+            assert connection_error(f"https://{host}/hook") == "name not found"
+
+    def test_a_certificate_that_is_not_trusted(self, secure):
+        assert connection_error(secure).startswith("certificate not trusted: ")
+
+    def test_certificates_are_trusted_from_a_file_or_from_a_directory(self, secure, tmp_path):
+        assert connection_error(secure, CERTIFICATE) == ""
+        shutil.copy(CERTIFICATE, tmp_path / "ce275665.0")  # as openssl rehash names it
+        assert connection_error(secure, str(tmp_path)) == ""
+
+    def test_check_trusts_what_requests_trusts(self, app, runner, secure, monkeypatch):
+        for name in ("HTTPS_PROXY", "https_proxy", "CURL_CA_BUNDLE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", CERTIFICATE)
+        app.config["CRM_WEBHOOK_URL"] = secure
+        assert "crm:   reachable\n" in runner.invoke(args=["check"]).stdout
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+        assert "crm:   certificate not trusted: " in runner.invoke(args=["check"]).stdout
+
+    def test_a_server_without_tls(self, service):
+        assert connection_error(service.url) == ""
+        assert connection_error(service.url.replace("http:", "https:")) == "no valid TLS"
+
+    def test_a_server_that_is_silent(self, monkeypatch):
+        monkeypatch.setattr("commands.client.CONNECT", 0.1)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            assert connection_error(f"https://127.0.0.1:{server.getsockname()[1]}") == "no answer in 0 s"
+
+
+@pytest.mark.parametrize("command", [["check", "--url"], ["simulate", "--url"]])
+def test_where_nothing_listens_a_command_ends_in_one_line(runner, command):
+    address = f"127.0.0.1:{free_port()}"
+    result = runner.invoke(args=[*command, f"http://user:hush@{address}"])
+    assert (result.exit_code, result.output) == (1, f"Error: no connection to {address}: connection refused\n")
+
+
+def test_check_sends_nothing_without_a_url(runner):
+    result = runner.invoke(args=["check", "--send"])
+    assert result.exit_code == 2
+    assert "--send goes with --url" in result.output
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "https://[bad", "http://127.0.0.1:99999", "127.0.0.1:8000"])
+def test_what_is_no_url_is_refused(runner, url):
+    result = runner.invoke(args=["simulate", "--url", url])
+    assert result.exit_code == 2
+    assert "is not an http:// or https:// URL" in result.output
 
 
 def test_export_prints_a_line_for_every_kept_update(app, runner, clock):
