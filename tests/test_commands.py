@@ -129,6 +129,12 @@ class TestConnection:
             assert connection_error(f"https://127.0.0.1:{server.getsockname()[1]}") == "no answer in 0 s"
 
 
+def test_check_is_known_by_its_user_agent(runner, service):
+    assert runner.invoke(args=["check", "--url", service.url]).exit_code == 1
+    assert {headers["User-Agent"] for _, headers, _ in service.requests} == {"call-status-receiver-check"}
+    assert not any("X-Check" in headers for _, headers, _ in service.requests)
+
+
 @pytest.mark.parametrize("command", [["check", "--url"], ["simulate", "--url"]])
 def test_where_nothing_listens_a_command_ends_in_one_line(runner, command):
     address = f"127.0.0.1:{free_port()}"
