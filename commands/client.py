@@ -55,7 +55,7 @@ def connection_error(url: str, certificates: str | None = None) -> str:
     `certificates`: the file or directory of those that are trusted, if not the ones that requests trusts.
     """
     try:
-        _connect(url, certificates or requests.certs.where())
+        _connect(url, certificates or requests.utils.DEFAULT_CA_BUNDLE_PATH)
     except (socket.gaierror, UnicodeError):
         return "name not found"
     except ssl.SSLCertVerificationError as error:
@@ -74,8 +74,8 @@ def _connect(url: str, certificates: str) -> None:
     tls = parts.scheme == "https"
     with socket.create_connection((parts.hostname, parts.port or (443 if tls else 80)), CONNECT) as connection:
         if tls:
-            where = "capath" if os.path.isdir(certificates) else "cafile"
-            context = ssl.create_default_context(**{where: certificates})
+            file, directory = (None, certificates) if os.path.isdir(certificates) else (certificates, None)
+            context = ssl.create_default_context(cafile=file, capath=directory)
             context.wrap_socket(connection, server_hostname=parts.hostname).close()
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,7 +39,7 @@ def simulate(url: str, calls: int, rate: float, errors: float, yes: bool) -> Non
         return post(session, url, message | {"timestamp": isoformat(datetime.now(UTC))}, secret)
 
     started = time.monotonic()
-    script = sorted(made_up_calls(calls, rate, errors), key=lambda each: each[0])
+    script = sorted(made_up_calls(calls, rate, errors), key=itemgetter(0))
     with ThreadPoolExecutor(16) as pool, click.progressbar(script, label="Posting", file=sys.stderr) as bar:
         answers = []
         for offset, message in bar:
