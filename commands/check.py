@@ -17,7 +17,7 @@ from flask.cli import with_appcontext
 from commands.client import Command, first_secret, new_session, post, signed, webhook_url
 from config import LOOPBACK, MAX_BODY, on_and_off, warnings
 from intake.signature import sign
-from schemas.status_update import ENDED_WITH_ERROR, IN_PROGRESS
+from schemas.statuses import ENDED_WITH_ERROR, IN_PROGRESS
 from schemas.times import isoformat
 from stores import get_store, spool
 

@@ -24,6 +24,7 @@ from dashboard.figures import PERIODS, figures, first_hour
 from dashboard.health import health
 from dashboard.presenters import call_state, kept_update, paused_at
 from handlers import HANDLERS
+from schemas.statuses import ERRORS
 from schemas.times import iso
 from stores import Database, StoreError, calls, get_refusals, get_store, jobs, refusals, spool, updates
 from stores.export import every_update, exported
@@ -36,6 +37,7 @@ blueprint = Blueprint(
     "dashboard", __name__, template_folder="templates", static_folder="static", static_url_path="/static"
 )
 blueprint.add_app_template_filter(iso)
+blueprint.add_app_template_test(ERRORS.__contains__, "error_status")
 blueprint.add_app_template_filter(paused_at)
 blueprint.before_request(require_access)
 blueprint.after_request(add_headers)

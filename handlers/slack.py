@@ -10,7 +10,7 @@ from flask import current_app
 
 from config import public_url
 from handlers.http import Deferred, Retry, post
-from schemas.status_update import ENDED_WITH_ERROR, StatusUpdate
+from schemas.status_update import StatusUpdate
 from schemas.times import clock
 from stores import calls, get_store, jobs, locks
 
@@ -20,7 +20,7 @@ SLACK = re.compile(r"(.+\.)?slack(-gov)?\.com")
 
 
 def alert_on_error(update: StatusUpdate) -> None:
-    if not current_app.config["SLACK_WEBHOOK_URL"] or update.call.status != ENDED_WITH_ERROR:
+    if not current_app.config["SLACK_WEBHOOK_URL"] or not update.ends_with_error:
         return
     config, store = current_app.config, get_store()
     group = f"alert: {update.error_group}"

@@ -5,7 +5,8 @@ from dataclasses import fields
 from math import inf
 from typing import Any
 
-from schemas.status_update import IN_PROGRESS, StatusUpdate, storable
+from schemas.status_update import StatusUpdate, storable
+from schemas.statuses import ERRORS
 from stores.database import Database
 from stores.records import Call, Tally, hour_of
 
@@ -45,7 +46,7 @@ UPSERT_CALL = f"""INSERT INTO calls AS c (id, status, type, line, line_name, cus
 def call_values(update: StatusUpdate) -> dict[str, Any]:
     """What `update` tells of its call, by the names in UPSERT_CALL."""
     call, line, received_at = update.call, update.phone_number, update.received_at.timestamp()
-    starts, timestamp = call.status == IN_PROGRESS, update.timestamp.timestamp()
+    starts, timestamp = update.starts, update.timestamp.timestamp()
     return {
         "call_id": call.id,
         "status": call.status,
@@ -94,7 +95,7 @@ def tallies(db: Database, since: float, until: float = 2.0**53) -> list[tuple[st
     """The calls first heard of from the hour that `since` is in until `until`, counted by hour, line, status and error:
     the line, the message of those that ended with an error ('' where it had none), and how many they are."""
     hours = {"since": hour_of(since), "last": int(until)}  # integers, as the index has
-    failed = "CASE WHEN status = 'ended-with-error' THEN coalesce(error, '') END"
+    failed = f"CASE WHEN status IN {ERRORS} THEN coalesce(error, '') END"
     found = db.query(
         f"SELECT line, {failed}, count(*), count({failed}), count({_LASTED}), coalesce(sum({_LASTED}), 0),"
         " max(received_at) FROM calls WHERE hour >= :since AND hour <= :last AND received_at < :until"

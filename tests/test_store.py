@@ -2,14 +2,16 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import permutations
 
 import pytest
 
-from schemas.status_update import dump
+from schemas.status_update import dump, load_update
+from schemas.strict_json import parse_json
 from stores import calls, jobs, locks, refusals, retention, updates
 from stores.records import Job, RefusalCount, Tally
-from tests.conftest import NOW, jobs_of, recent, update
+from tests.conftest import NOW, jobs_of, message, recent, update
 from tests.race import PROCESSES, THREADS, racing
 
 LEASE = NOW + 60
@@ -118,24 +120,25 @@ class TestTexts:
         assert retention.forget(store, text) == {"calls": 1, "updates": 1, "jobs": 1}
 
     @pytest.mark.parametrize(
-        ("text", "kept"),
+        ("text", "kept", "reason"),
         [
-            ("a\0b", "ab"),
-            ("a\ud800b", "a?b"),
-            *((text, text) for text in ("a\tb\n\u00e9\U0001f4de\x7f/\\\"'", "\x1b[31m", "\u2028")),
+            ("a\0b", "a\ufffdb", "ab"),
+            ("a\ud800b", "a\ufffdb", "a?b"),
+            *((text,) * 3 for text in ("a\tb\n\u00e9\U0001f4de\x7f/\\\"'", "\x1b[31m", "\u2028")),
         ],
     )
-    def test_control_characters_are_kept_but_nuls_and_lone_surrogates_only_in_metadata(self, store, text, kept):
+    def test_control_characters_are_kept_but_nuls_and_lone_surrogates_are_replaced(self, store, text, kept, reason):
         fields = {name: {"number": text, "name": text} for name in ("customer", "phone_number")}
-        metadata = {"note": text, text: [text]}
-        one = update("ended-with-error", error=text, assistant={"metadata": metadata}, **fields)
+        fields["assistant"] = {"metadata": {"note": text, text: [text]}}
+        body = json.dumps(message("ended-with-error", error=text, **fields)).encode()
+        one = load_update(parse_json(body), datetime.fromtimestamp(NOW, UTC))
         updates.record(store, one, ())
         [stored] = updates.of_call(store, "call-1")
-        assert (stored.load(), stored.load().metadata) == (one, metadata)
+        assert (stored.load(), stored.load().metadata) == (one, {"note": kept, kept: [kept]})
         call = calls.get(store, "call-1")
         assert (call.error, call.customer, call.line_name) == (kept,) * 3
         settled(store, failing(error=text))  # whatever a service answered can be why a job was not done
-        assert jobs_of(store)["update_crm"] == failing(error=kept)
+        assert jobs_of(store)["update_crm"] == failing(error=reason)
 
     @pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
     def test_what_can_be_no_id_is_not_found(self, store, text):

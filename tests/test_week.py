@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from app import create_app
 from handlers.active_calls import track_call
 from handlers.http import Unavailable
-from schemas.status_update import FINAL, IN_PROGRESS, load_update
+from schemas.status_update import load_update
+from schemas.statuses import FINAL, IN_PROGRESS
 from stores import get_store, jobs, updates
 from tests.conftest import Clock, empty, message
 from work import dispatch, upkeep

@@ -11,7 +11,8 @@ from marshmallow import ValidationError
 
 from handlers.http import GiveUp, Retry, Unavailable, get
 from handlers.service import PROVIDER, Attempt
-from schemas.status_update import ENDED, ENDED_WITH_ERROR, STATUS_UPDATE, StatusUpdate, load_update
+from schemas.status_update import STATUS_UPDATE, StatusUpdate, load_update
+from schemas.statuses import ENDED, ENDED_WITH_ERROR
 from schemas.times import isoformat
 from stores import calls, get_store, locks
 from stores.records import Call
