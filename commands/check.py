@@ -25,7 +25,7 @@ from commands.client import (
 )
 from config import LOOPBACK, MAX_BODY, on_and_off, warnings
 from handlers import active_calls
-from schemas.status_update import ENDED_WITH_ERROR, IN_PROGRESS
+from schemas.statuses import ENDED_WITH_ERROR, IN_PROGRESS
 from schemas.times import isoformat
 from stores import get_store, spool
 

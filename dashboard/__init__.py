@@ -23,6 +23,7 @@ from dashboard.access import LoginThrottle, add_headers, error_response, is_same
 from dashboard.figures import PERIODS, figures, first_hour
 from dashboard.health import health
 from dashboard.presenters import call_state, is_off, kept_update, service_state
+from schemas.statuses import ERRORS
 from schemas.times import iso
 from stores import Database, StoreError, calls, get_refusals, get_store, jobs, refusals, spool, updates
 from stores.export import every_update, exported
@@ -35,6 +36,7 @@ blueprint = Blueprint(
     "dashboard", __name__, template_folder="templates", static_folder="static", static_url_path="/static"
 )
 blueprint.add_app_template_filter(iso)
+blueprint.add_app_template_test(ERRORS.__contains__, "error_status")
 blueprint.add_app_template_filter(service_state)
 blueprint.add_app_template_filter(is_off)
 blueprint.before_request(require_access)

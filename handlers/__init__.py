@@ -15,7 +15,7 @@ from handlers.active_calls import track_call
 from handlers.crm import update_crm
 from handlers.event_log import log_event
 from handlers.slack import alert_on_error
-from schemas.status_update import ENDED_WITH_ERROR, StatusUpdate
+from schemas.status_update import StatusUpdate
 
 Handler = Callable[[StatusUpdate], None]
 
@@ -30,7 +30,7 @@ NEEDS: dict[Handler, str] = {
 
 # What a handler is about, where that is not every update.
 WANTS: dict[Handler, Callable[[StatusUpdate], bool]] = {
-    alert_on_error: lambda update: update.call.status == ENDED_WITH_ERROR,
+    alert_on_error: lambda update: update.ends_with_error,
 }
 
 # Handlers that ask no service, so that nothing can keep them waiting.

@@ -8,27 +8,30 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
+from marshmallow import ValidationError
 
-from schemas import strict_json
-from schemas.times import in_utc, isoformat
+from schemas import document as schema
+from schemas.statuses import ERRORS, FINAL, IN_PROGRESS
+from schemas.strict_json import is_deeper
+from schemas.times import isoformat
 
 logger = logging.getLogger(__name__)
 
-STATUS_UPDATE = "status-update"  # the type of these messages
-IN_PROGRESS, ENDED, ENDED_WITH_ERROR = "in-progress", "ended", "ended-with-error"
-FINAL = (ENDED, ENDED_WITH_ERROR)
-MAX_METADATA_BYTES, MAX_METADATA_DEPTH = 16 * 1024, 16
+STATUS_UPDATE = schema.STATUS_UPDATE
+MAX_METADATA_BYTES, MAX_METADATA_DEPTH = 64 * 1024, 16
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
+    """`ended_at` is set where the provider's API said that a call is over whose status does not tell."""
+
     id: str
     status: str
     type: str | None = None
+    ended_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,11 @@ class Customer:
 
 @dataclass(frozen=True, slots=True)
 class StatusUpdate:
-    """One change of one call. `timestamp` is the provider's, `received_at` ours; both are aware, in UTC."""
+    """One change of one call. `timestamp` is the provider's, `received_at` ours; both are aware, in UTC.
+
+    Where the provider's time could not be read, `timestamp` is `received_at` and `timestamp_known` false.
+    `metadata_left_out` says why, where metadata was sent that is not kept.
+    """
 
     call: Call
     timestamp: datetime
@@ -57,15 +64,26 @@ class StatusUpdate:
     error: str | None = None
     end_reason: str | None = None
     metadata: Mapping[str, Any] | None = None
+    metadata_left_out: str | None = None
+    timestamp_known: bool = True
+
+    @property
+    def starts(self) -> bool:
+        return self.call.status == IN_PROGRESS
 
     @property
     def is_final(self) -> bool:
-        return self.call.status in FINAL
+        """Whether it ends the call."""
+        return self.call.status in FINAL or (self.call.ended_at is not None and not self.starts)
+
+    @property
+    def ends_with_error(self) -> bool:
+        return self.call.status in ERRORS
 
     @property
     def error_group(self) -> str | None:
         """The same for errors that differ in digits only; None where the call did not end with one."""
-        return re.sub(r"[0-9]+", "#", self.error or "")[:256] if self.call.status == ENDED_WITH_ERROR else None
+        return re.sub(r"[0-9]+", "#", self.error or "")[:256] if self.ends_with_error else None
 
 
 def storable(text: str) -> str:
@@ -73,134 +91,98 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode().replace("\0", "")
 
 
-class _Text(fields.String):
-    """A string that every database takes, or null."""
-
-    def __init__(self) -> None:
-        super().__init__(allow_none=True)
-
-    def _deserialize(self, *args: Any, **kwargs: Any) -> str:
-        return storable(super()._deserialize(*args, **kwargs))
-
-
-class _Timestamp(fields.AwareDateTime):
-    """ISO 8601 with a time; UTC is meant where no zone is given."""
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> datetime:
-        if not isinstance(value, str) or len(value) < len("2025-12-13T12:00"):
-            raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE)
-        try:
-            return in_utc(super()._deserialize(value, *args, **kwargs))
-        except OverflowError:
-            raise ValidationError("Not a time in the years 2 to 9998 UTC.") from None
-
-
-def _name(most: int) -> fields.String:
-    """An identifier: printable, encodable, of 1 to `most` characters."""
-    printable = validate.Regexp(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*\Z", error="Has control characters or surrogates.")
-    return fields.String(required=True, validate=[validate.Length(1, most), printable])
-
-
-class _Lenient(Schema):
-    """Whatever else the provider sends is left out: a parent's choice does not reach the schemas nested in it."""
-
-    class Meta:
-        unknown = EXCLUDE
-
-    loads_into: type = dict
-
-    @post_load
-    def make(self, fields: dict[str, Any], **_: Any) -> Any:
-        return self.loads_into(**fields)
-
-
-class _CallSchema(_Lenient):
-    loads_into = Call
-    id = _name(256)
-    status = _name(64)
-    type = _Text()
-
-
-class _PhoneNumberSchema(_Lenient):
-    loads_into = PhoneNumber
-    number = _Text()
-    name = _Text()
-    id = _Text()
-
-
-class _CustomerSchema(_Lenient):
-    loads_into = Customer
-    number = _Text()
-
-
-class _AssistantSchema(_Lenient):
-    metadata = fields.Raw(allow_none=True)
-
-
-class _MessageSchema(_Lenient):
-    type = fields.String(required=True, validate=validate.Equal(STATUS_UPDATE))
-    timestamp = _Timestamp(required=True, default_timezone=UTC)
-    call = fields.Nested(_CallSchema, required=True)
-    phone_number = fields.Nested(_PhoneNumberSchema, allow_none=True)
-    customer = fields.Nested(_CustomerSchema, allow_none=True)
-    error = _Text()
-    end_reason = _Text()
-    assistant = fields.Nested(_AssistantSchema, allow_none=True)
-
-
-class _DocumentSchema(_Lenient):
-    message = fields.Nested(_MessageSchema, required=True)
-
-
-_DOCUMENT = _DocumentSchema()  # built once: 115 us otherwise
-
-
 def load_update(document: Any, received_at: datetime) -> StatusUpdate:
     """The update in a decoded `document`, `{"message": {...}}`; `received_at` is aware.
 
-    Raises marshmallow's ValidationError; `field_errors` flattens it.
+    Raises marshmallow's ValidationError where the call's id or status cannot be read; `field_errors` flattens it.
+    Whatever else cannot be read is left out, with a warning.
     """
-    message = _DOCUMENT.load(document)["message"]
-    del message["type"]
-    metadata = (message.pop("assistant", None) or {}).get("metadata")
-    given = {name: value for name, value in message.items() if value is not None}
-    return StatusUpdate(**given, received_at=received_at, metadata=_bounded(metadata, message["call"]))
+    message = _load_message(document)
+    timestamp, assistant = message.get("timestamp"), message.get("assistant") or {}
+    metadata, left_out = assistant.get("metadata"), assistant.get("metadata_left_out")
+    call = Call(**message["call"])
+    if too_much := _too_much(metadata):
+        logger.warning("metadata left out", extra={**_named(call), "error": too_much})
+        metadata, left_out = None, too_much
+    return StatusUpdate(
+        call=call,
+        timestamp=timestamp or received_at,
+        received_at=received_at,
+        phone_number=PhoneNumber(**(message.get("phone_number") or {})),
+        customer=Customer(**(message.get("customer") or {})),
+        error=message.get("error"),
+        end_reason=message.get("end_reason"),
+        metadata=metadata,
+        metadata_left_out=left_out,
+        timestamp_known=timestamp is not None,
+    )
+
+
+def _load_message(document: Any) -> dict[str, Any]:
+    """What the schema reads of the message, less the fields that it cannot read."""
+    try:
+        return schema.load(document)
+    except ValidationError as error:
+        errors = field_errors(error)
+        if not schema.NEEDED.isdisjoint(errors):
+            raise
+    for name in errors:
+        document = _without(document, name.split("."))
+    message = schema.load(document)
+    named = _named(Call(**message["call"]))
+    logger.warning("left out what cannot be read", extra={**named, "fields": {"wrong": errors}})
+    return message
+
+
+def _without(document: dict[str, Any], path: list[str]) -> dict[str, Any]:
+    """`document` less what is at `path`."""
+    first, *rest = path
+    shorter = {name: value for name, value in document.items() if name != first}
+    return shorter | {first: _without(document[first], rest)} if rest else shorter
+
+
+def _too_much(metadata: Any) -> str | None:
+    """Why metadata is not kept; None where it is."""
+    if is_deeper(metadata, MAX_METADATA_DEPTH):
+        return f"deeper than {MAX_METADATA_DEPTH} levels"
+    size = len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
+    return f"{size:,} bytes, over {MAX_METADATA_BYTES:,}" if size > MAX_METADATA_BYTES else None
+
+
+def _named(call: Call) -> dict[str, str]:
+    return {"call_id": call.id, "status": call.status}
 
 
 def dump(update: StatusUpdate) -> dict[str, Any]:
     """The update as the provider would have sent it, less what is not kept; `load_update` takes it back."""
     call, line = update.call, update.phone_number
-    message = {
+    assistant = {"metadata": update.metadata, "metadata_left_out": update.metadata_left_out}
+    message: dict[str, Any] = {
         "type": STATUS_UPDATE,
-        "timestamp": isoformat(update.timestamp),
+        "timestamp": isoformat(update.timestamp) if update.timestamp_known else None,
         "call": {"id": call.id, "type": call.type, "status": call.status},
         "phone_number": {"number": line.number, "name": line.name, "id": line.id},
         "customer": {"number": update.customer.number},
         "error": update.error,
         "end_reason": update.end_reason,
     }
-    if update.metadata is not None:
-        message["assistant"] = {"metadata": update.metadata}
+    if call.ended_at:
+        message["call"]["ended_at"] = isoformat(call.ended_at)
+    if any(value is not None for value in assistant.values()):
+        message["assistant"] = {name: value for name, value in assistant.items() if value is not None}
     return {"message": message}
 
 
 def field_errors(error: ValidationError) -> dict[str, list[str]]:
     """What is wrong with each field, by its dotted name: `message.call.id`."""
-    found: dict[str, list[str]] = {}
+    errors: dict[str, list[str]] = {}
 
     def collect(messages: Any, path: tuple[str, ...]) -> None:
         if isinstance(messages, dict):
             for name, inner in messages.items():
                 collect(inner, path if name == "_schema" else (*path, str(name)))
         else:
-            found.setdefault(".".join(path) or "message", []).extend(messages)
+            errors.setdefault(".".join(path) or "message", []).extend(messages)
 
     collect(error.messages, ())
-    return found
-
-
-def _bounded(metadata: Any, call: Call) -> Any:
-    if strict_json.is_deeper(metadata, MAX_METADATA_DEPTH) or len(json.dumps(metadata)) > MAX_METADATA_BYTES:
-        logger.warning("metadata dropped: too large or too deep", extra={"call_id": call.id, "status": call.status})
-        return None
-    return metadata
+    return errors

@@ -5,7 +5,8 @@ from dataclasses import fields
 from math import inf
 from typing import Any
 
-from schemas.status_update import IN_PROGRESS, StatusUpdate, storable
+from schemas.status_update import StatusUpdate, storable
+from schemas.statuses import ERRORS
 from stores.database import Database
 from stores.records import Call, Tally, hour_of
 
@@ -14,38 +15,38 @@ MAX_ERROR = 300  # characters; the update itself has all of them
 
 COLUMNS = ", ".join(field.name for field in fields(Call))
 _LASTED = "CASE WHEN ended_at >= started_at THEN ended_at - started_at END"  # `seconds`, from an index that has all
-_DETAILS = ("type", "line", "line_name", "customer")
-_FINAL = ("ended_at", "end_received_at", "error", "end_reason")
 _ACTIVE = "start_received_at > :after AND start_received_at <= :until AND end_received_at IS NULL"
 
-# Of two final updates the one received first stands. Of several values of a detail, the first in the alphabet does:
-# so the call is the same in whatever order its updates come.
-_ENDS = """(excluded.end_received_at IS NOT NULL AND (c.end_received_at IS NULL
-  OR (excluded.end_received_at, excluded.status) < (c.end_received_at, c.status)))"""
+# Whatever the order of a call's updates, the call is the same. Of those that end it the one with the earliest time
+# stands, and with an error where two are equal; a time that could not be read is later than all others. Of a detail
+# the least value stands, so that an update that comes again changes nothing, and one that says more adds it.
+_ENDS = """(excluded.ended_at IS NOT NULL AND (c.ended_at IS NULL
+  OR (excluded.ended_at_guessed, excluded.ended_at, -excluded.ended_with_error, excluded.status)
+    < (c.ended_at_guessed, c.ended_at, -c.ended_with_error, c.status)))"""
 _NEWER = "(excluded.updated_at, excluded.status) > (c.updated_at, c.status)"
+_OF_THE_END = ("ended_at", "ended_at_guessed", "ended_with_error")
+_TIMES = ("received_at", "hour", "started_at", "start_received_at", "end_received_at")
+_DETAILS = (*_TIMES, "type", "line", "line_name", "customer", "error_text", "error_reason", "normal_reason")
 _SET = [
-    f"""status = CASE WHEN {_ENDS} THEN excluded.status WHEN c.end_received_at IS NOT NULL THEN c.status
-    WHEN excluded.start_received_at IS NOT NULL THEN excluded.status WHEN c.start_received_at IS NOT NULL THEN c.status
+    f"""status = CASE WHEN {_ENDS} THEN excluded.status WHEN c.ended_at IS NOT NULL THEN c.status
+    WHEN excluded.started_at IS NOT NULL THEN excluded.status WHEN c.started_at IS NOT NULL THEN c.status
     WHEN {_NEWER} THEN excluded.status ELSE c.status END""",
-    *(f"{name} = CASE WHEN {_ENDS} THEN excluded.{name} ELSE c.{name} END" for name in _FINAL),
-    *(f"{name} = coalesce(c.{name}, excluded.{name})" for name in ("started_at", "start_received_at")),
+    *(f"{name} = CASE WHEN {_ENDS} THEN excluded.{name} ELSE c.{name} END" for name in _OF_THE_END),
     *(f"{name} = CASE WHEN c.{name} IS NULL OR excluded.{name} < c.{name} THEN excluded.{name} ELSE c.{name} END"
       for name in _DETAILS),
-    *(f"{name} = CASE WHEN excluded.{name} < c.{name} THEN excluded.{name} ELSE c.{name} END"
-      for name in ("received_at", "hour")),
     "updated_at = CASE WHEN excluded.updated_at > c.updated_at THEN excluded.updated_at ELSE c.updated_at END",
 ]  # fmt: skip
-UPSERT_CALL = f"""INSERT INTO calls AS c (id, status, type, line, line_name, customer, received_at, started_at,
-    start_received_at, ended_at, end_received_at, error, end_reason, hour, updated_at)
-  SELECT :call_id, :status, :type, :line, :line_name, :customer, :received_at, :started_at, :start_received_at,
-    :ended_at, :end_received_at, :error, :end_reason, :hour, :received_at FROM kept WHERE 1 = 1
+_COLUMNS = ("status", *_OF_THE_END, *_DETAILS, "updated_at")
+UPSERT_CALL = f"""INSERT INTO calls AS c (id, {", ".join(_COLUMNS)})
+  SELECT :call_id, {", ".join(f":{name}" for name in _COLUMNS)} FROM kept WHERE 1 = 1
   ON CONFLICT (id) DO UPDATE SET {", ".join(_SET)}"""
 
 
 def call_values(update: StatusUpdate) -> dict[str, Any]:
     """What `update` tells of its call, by the names in UPSERT_CALL."""
     call, line, received_at = update.call, update.phone_number, update.received_at.timestamp()
-    starts, timestamp = call.status == IN_PROGRESS, update.timestamp.timestamp()
+    timestamp, failed = update.timestamp.timestamp(), update.ends_with_error
+    ended_well = update.is_final and not failed
     return {
         "call_id": call.id,
         "status": call.status,
@@ -55,12 +56,16 @@ def call_values(update: StatusUpdate) -> dict[str, Any]:
         "customer": _cut(update.customer.number),
         "received_at": received_at,
         "hour": hour_of(received_at),
-        "started_at": timestamp if starts else None,
-        "start_received_at": received_at if starts else None,
+        "started_at": timestamp if update.starts else None,
+        "start_received_at": received_at if update.starts else None,
         "ended_at": timestamp if update.is_final else None,
+        "ended_at_guessed": int(update.is_final and not update.timestamp_known),
         "end_received_at": received_at if update.is_final else None,
-        "error": _cut(update.error, MAX_ERROR) if update.is_final else None,
-        "end_reason": update.end_reason if update.is_final else None,
+        "ended_with_error": int(failed),
+        "error_text": _cut(update.error, MAX_ERROR) if failed else None,
+        "error_reason": update.end_reason if failed else None,
+        "normal_reason": update.end_reason if ended_well else None,
+        "updated_at": received_at,
     }
 
 
@@ -94,7 +99,7 @@ def tallies(db: Database, since: float, until: float = 2.0**53) -> list[tuple[st
     """The calls first heard of from the hour that `since` is in until `until`, counted by hour, line, status and error:
     the line, the message of those that ended with an error ('' where it had none), and how many they are."""
     hours = {"since": hour_of(since), "last": int(until)}  # integers, as the index has
-    failed = "CASE WHEN status = 'ended-with-error' THEN coalesce(error, '') END"
+    failed = f"CASE WHEN status IN {ERRORS} THEN coalesce(error, '') END"
     found = db.query(
         f"SELECT line, {failed}, count(*), count({failed}), count({_LASTED}), coalesce(sum({_LASTED}), 0),"
         " max(received_at) FROM calls WHERE hour >= :since AND hour <= :last AND received_at < :until"

@@ -53,8 +53,14 @@ CREATE TABLE calls (
   start_received_at DOUBLE PRECISION,
   ended_at DOUBLE PRECISION,
   end_received_at DOUBLE PRECISION,
-  error TEXT,
-  end_reason TEXT,
+  ended_at_guessed INTEGER NOT NULL DEFAULT 0, -- 1: ended_at is when that was received, as its own time could not be read
+  ended_with_error INTEGER NOT NULL DEFAULT 0, -- 1: so it did
+  -- What updates said that end a call with an error, and what others did: whichever stands, nothing is forgotten.
+  error_text TEXT,
+  error_reason TEXT,
+  normal_reason TEXT,
+  error TEXT GENERATED ALWAYS AS (CASE WHEN ended_with_error = 1 THEN error_text END) STORED,
+  end_reason TEXT GENERATED ALWAYS AS (CASE WHEN ended_with_error = 1 THEN error_reason ELSE normal_reason END) STORED,
   checked_at DOUBLE PRECISION, -- when the provider was last asked about it
   unknown INTEGER NOT NULL DEFAULT 0, -- 1: the provider knew no such call
   seconds DOUBLE PRECISION GENERATED ALWAYS AS (CASE WHEN ended_at >= started_at THEN ended_at - started_at END) STORED,

@@ -8,6 +8,7 @@ from operator import itemgetter
 from typing import Any
 
 from schemas.status_update import storable
+from schemas.statuses import ENDED_WITH_ERROR, ERRORS, FINAL, IN_PROGRESS
 from stores.calls import COLUMNS, NO_LIMIT, read
 from stores.database import Database
 from stores.records import Call
@@ -23,9 +24,9 @@ _NEWEST = "ORDER BY received_at DESC, id DESC"
 _NEAR = "id >= :search AND id <= :last"
 _WORK = {"pending": "state <> 'done' AND due_at IS NOT NULL", "failed": "state <> 'done' AND due_at IS NULL"}
 _STATUS = {
-    "in-progress": (_FEW, "start_received_at > 0 AND start_received_at IS NOT NULL AND end_received_at IS NULL"),
-    "ended-with-error": (_INDEXED, "status = 'ended-with-error'"),
-    "other": (_INDEXED, "status NOT IN ('in-progress', 'ended', 'ended-with-error')"),
+    IN_PROGRESS: (_FEW, "start_received_at > 0 AND start_received_at IS NOT NULL AND end_received_at IS NULL"),
+    ENDED_WITH_ERROR: (_INDEXED, f"status IN {ERRORS}"),
+    "other": (_INDEXED, f"status NOT IN {(IN_PROGRESS, *FINAL)}"),
 }
 
 
@@ -116,7 +117,7 @@ def _conditions(db: Database, filters: Filters, digits: str, values: Mapping[str
             joined = "updates AS u JOIN jobs ON update_id = u.id"
             yield _OTHER, f"EXISTS (SELECT 1 FROM {joined} WHERE call_id = c.id AND {undone})"
     if filters.error:
-        yield _INDEXED, "status = 'ended-with-error' AND coalesce(error, '') = :error"
+        yield _INDEXED, f"status IN {ERRORS} AND coalesce(error, '') = :error"
     if filters.status:
         yield _STATUS.get(filters.status, (_OTHER, "status = :status"))
     if filters.line:

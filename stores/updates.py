@@ -67,11 +67,13 @@ def _insert_jobs(number: int) -> tuple[str, ...]:
 
 
 def count_repeat(db: Database, update: StatusUpdate) -> None:
-    """Count that the webhook has received an update again that is kept already."""
-    db.execute(
+    """Atomically count that the webhook has received an update again that is kept already, and add to its call what it
+    says beyond the first time."""
+    db.chain(
         "UPDATE updates SET times = times + 1, last_received_at = :received_at"
-        " WHERE call_id = :call_id AND status = :status",
-        {"call_id": update.call.id, "status": update.call.status, "received_at": update.received_at.timestamp()},
+        " WHERE call_id = :call_id AND status = :status RETURNING id",
+        call_values(update) | {"updated_at": 0.0},  # it is no news
+        UPSERT_CALL,
     )
 
 

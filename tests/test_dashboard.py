@@ -416,7 +416,11 @@ def test_behind_a_proxy_it_tells_the_https_url(app):
 class TestAttention:
     @pytest.fixture
     def settings(self, settings):
-        return settings | {"DASHBOARD_PASSWORD": "x", "WEBHOOK_SECRET": (SECRET,)}
+        return settings | {
+            "DASHBOARD_PASSWORD": "x",
+            "WEBHOOK_SECRET": (SECRET,),
+            "CRM_WEBHOOK_URL": "http://127.0.0.1:9/",
+        }
 
     def attention(self, client):
         return Page(client.get("/live", auth=("", "x")).text.split('<section id="active"')[0]).text

@@ -1,6 +1,7 @@
 """Whatever is sent, the answer is one of the table's, and the next good update is taken."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
@@ -9,7 +10,10 @@ pytest.importorskip("hypothesis", reason="hypothesis is in requirements-dev.txt"
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import SECRET, URL, message, signed
+import stores
+from schemas.status_update import dump, load_update
+from schemas.strict_json import parse_json
+from tests.conftest import NOW, SECRET, URL, Clock, message, signed
 
 ANSWERS = {200, 400, 401, 413, 422}
 once = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -49,3 +53,21 @@ def test_any_signature(app, client, timestamp, signature):
     headers = {"X-Webhook-Timestamp": timestamp, "X-Webhook-Signature": signature}
     assert client.post(URL, data=body, headers=headers).status_code == 401
     assert client.post(URL, data=body, headers=signed(body)).data == b"OK"
+
+
+@pytest.fixture
+def database(tmp_path, postgres):
+    config = {"SQLITE_PATH": str(tmp_path / "calls.db"), "DATABASE_URL": postgres.url, "CLOCK": Clock()}
+    database = stores.create(config)
+    yield database
+    database.close()
+
+
+@once
+@given(metadata=values, error=text, name=text)
+def test_whatever_is_kept_is_what_postgresql_takes_for_json(database, metadata, error, name):
+    body = json.dumps(message(error=error, customer={"number": name}, assistant={"metadata": metadata})).encode()
+    update = load_update(parse_json(body), datetime.fromtimestamp(NOW, UTC))
+    document = "(SELECT CAST(:kept AS jsonb) -> 'message' AS message) AS d"
+    query = f"SELECT message ->> 'error', message -> 'customer' ->> 'number' FROM {document}"
+    assert database.query(query, {"kept": json.dumps(dump(update))}) == [(update.error, update.customer.number)]

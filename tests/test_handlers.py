@@ -44,9 +44,15 @@ class TestAlerts:
         ]
 
     def test_only_errors_are_told(self, service):
-        for status in ("in-progress", "ended", "failed"):
+        for status in ("in-progress", "ended", "ringing", "queued"):
             dispatch(update(status))
         assert service.requests == []
+
+    @pytest.mark.parametrize("status", ["failed", "rejected", "insufficient-credits"])
+    def test_every_status_of_an_error_is_told(self, service, status):
+        dispatch(update(status, error="SIP 480"))
+        [body] = service.bodies
+        assert body["text"].startswith("Call error: SIP 480\n")
 
     def test_a_storm_makes_one_message_an_interval_and_the_numbers_add_up(self, clock, service):
         for number in range(20):

@@ -2,14 +2,17 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import permutations
 
 import pytest
 
-from schemas.status_update import dump
+from schemas.status_update import dump, load_update
+from schemas.strict_json import parse_json
 from stores import calls, jobs, locks, refusals, retention, updates
 from stores.records import Change, Failure, Job, RefusalCount, Refused, Tally
-from tests.conftest import NOW, jobs_of, keep_update, lease_next, recent, settle_jobs, update
+from stores.search import Filters, find
+from tests.conftest import NOW, jobs_of, keep_update, lease_next, message, recent, settle_jobs, update
 from tests.race import PROCESSES, THREADS, racing
 
 LEASE = NOW + 60
@@ -126,24 +129,25 @@ class TestTexts:
         assert retention.forget(store, text) == {"calls": 1, "updates": 1, "jobs": 1}
 
     @pytest.mark.parametrize(
-        ("text", "kept"),
+        ("text", "kept", "reason"),
         [
-            ("a\0b", "ab"),
-            ("a\ud800b", "a?b"),
-            *((text, text) for text in ("a\tb\n\u00e9\U0001f4de\x7f/\\\"'", "\x1b[31m", "\u2028")),
+            ("a\0b", "a\ufffdb", "ab"),
+            ("a\ud800b", "a\ufffdb", "a?b"),
+            *((text,) * 3 for text in ("a\tb\n\u00e9\U0001f4de\x7f/\\\"'", "\x1b[31m", "\u2028")),
         ],
     )
-    def test_control_characters_are_kept_but_nuls_and_lone_surrogates_only_in_metadata(self, store, text, kept):
+    def test_control_characters_are_kept_but_nuls_and_lone_surrogates_are_replaced(self, store, text, kept, reason):
         fields = {name: {"number": text, "name": text} for name in ("customer", "phone_number")}
-        metadata = {"note": text, text: [text]}
-        one = update("ended-with-error", error=text, assistant={"metadata": metadata}, **fields)
+        fields["assistant"] = {"metadata": {"note": text, text: [text]}}
+        body = json.dumps(message("ended-with-error", error=text, **fields)).encode()
+        one = load_update(parse_json(body), datetime.fromtimestamp(NOW, UTC))
         keep_update(store, one, ())
         [stored] = updates.of_call(store, "call-1")
-        assert (stored.load(), stored.load().metadata) == (one, metadata)
+        assert (stored.load(), stored.load().metadata) == (one, {"note": kept, kept: [kept]})
         call = calls.get(store, "call-1")
         assert (call.error, call.customer, call.line_name) == (kept,) * 3
         settled(store, failing(error=text))  # whatever a service answered can be why a job was not done
-        assert jobs_of(store)["update_crm"] == failing(error=kept)
+        assert jobs_of(store)["update_crm"] == failing(error=reason)
 
     @pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
     def test_what_can_be_no_id_is_not_found(self, store, text):
@@ -341,12 +345,13 @@ class TestLocks:
 
 START = "2025-12-13T12:00:00Z"
 END = "2025-12-13T12:05:00Z"
+LATER = "2025-12-13T12:05:01Z"
 BARE = {"phone_number": None, "customer": None}
 LIFE = {
     "start": update("in-progress", timestamp=START, received_at=NOW),
     "ringing": update("ringing", timestamp=START, received_at=NOW - 1, **BARE),
     "end": update("ended", timestamp=END, received_at=NOW + 300, end_reason="user_hangup", **BARE),
-    "second end": update("ended-with-error", timestamp=START, received_at=NOW + 400, error="late"),
+    "second end": update("failed", timestamp=LATER, received_at=NOW + 200, error="late", end_reason="error"),
 }
 
 
@@ -394,9 +399,76 @@ class TestCalls:
         assert calls.get(store, "call-1").status == "ended"
 
     def test_of_several_unknown_statuses_the_latest_stands(self, store):
-        for status, received_at in (("rejected", NOW + 2), ("ringing", NOW), ("connecting", NOW + 1)):
+        for status, received_at in (("queued", NOW + 2), ("ringing", NOW), ("connecting", NOW + 1)):
             record(store, status, received_at=received_at)
-        assert calls.get(store, "call-1").status == "rejected"
+        assert calls.get(store, "call-1").status == "queued"
+
+    @pytest.mark.parametrize("status", ["failed", "rejected", "insufficient-credits", "ended-with-error"])
+    def test_any_status_of_an_error_ends_one_with_that_error(self, store, status):
+        record(store, timestamp=START)
+        record(store, status, timestamp=END, error="SIP 480", end_reason="sip_error")
+        call = calls.get(store, "call-1")
+        assert (call.status, call.seconds, call.error, call.end_reason) == (status, 300, "SIP 480", "sip_error")
+        assert calls.active(store) == []
+        assert calls.tallies(store, 0) == [(LINE, "SIP 480", Tally(1, 1, 1, 300.0, NOW))]
+        assert [found.id for found in find(store, Filters(status="ended-with-error", error="SIP 480")).calls] == [
+            "call-1"
+        ]
+        assert find(store, Filters(status="other")).calls == []
+
+    @pytest.mark.parametrize("reverse", [False, True])
+    @pytest.mark.parametrize(
+        ("ended", "failed", "stands"),
+        [
+            (END, LATER, "ended"),
+            (LATER, END, "failed"),
+            (END, END, "failed"),
+            (LATER, "soon", "ended"),
+            ("soon", LATER, "failed"),
+            (None, None, "ended"),
+        ],
+    )
+    def test_of_two_ends_the_earlier_stands_whole_and_a_time_that_cannot_be_read_is_the_later(
+        self, store, reverse, ended, failed, stands
+    ):
+        finals = [("ended", NOW + 1, ended, "user_hangup"), ("failed", NOW + 2, failed, "sip_error")]
+        for status, received_at, timestamp, end_reason in finals[::-1] if reverse else finals:
+            fields = {"timestamp": timestamp, "error": "SIP 480", "end_reason": end_reason}
+            record(store, status, received_at=received_at, **fields)
+        call = calls.get(store, "call-1")
+        errors = {"ended": (None, "user_hangup"), "failed": ("SIP 480", "sip_error")}
+        assert (call.status, (call.error, call.end_reason)) == (stands, errors[stands])
+        read_at = update(timestamp={"ended": ended, "failed": failed}[stands], received_at=NOW + 1).timestamp
+        assert call.ended_at == read_at.timestamp()
+
+    def test_a_late_start_fills_in_when_one_began_and_makes_none_active(self, store):
+        record(store, "rejected", timestamp=END)
+        record(store, timestamp=START)
+        call = calls.get(store, "call-1")
+        assert (call.status, call.seconds) == ("rejected", 300)
+        assert calls.active(store) == []
+
+    def test_a_repeat_adds_what_is_new_in_it_to_the_call_and_not_to_the_message(self, store):
+        first = update("failed", timestamp=END, customer=None)
+        keep_update(store, first, ())
+        updates.count_repeat(
+            store, update("failed", timestamp=LATER, received_at=NOW + 9, error="SIP 480", end_reason="busy")
+        )
+        call = calls.get(store, "call-1")
+        assert (call.error, call.end_reason, call.customer) == ("SIP 480", "busy", "+31612345678")
+        assert (call.ended_at, call.received_at) == (first.timestamp.timestamp(), NOW)
+        assert [stored.load() for stored in updates.of_call(store, "call-1")] == [first]
+
+    @pytest.mark.parametrize("name", ["start", "end"])
+    def test_a_repeat_of_what_is_known_changes_nothing(self, store, name):
+        track(store, *LIFE)
+        before = store.query("SELECT * FROM calls")
+        updates.count_repeat(store, replace(LIFE[name], received_at=datetime.fromtimestamp(NOW + 999, UTC)))
+        assert store.query("SELECT * FROM calls") == before
+
+    def test_a_repeat_of_what_is_not_kept_makes_no_call(self, store):
+        updates.count_repeat(store, update())
+        assert recent(store) == []
 
     def test_a_repeat_changes_nothing_and_what_was_forgotten_can_come_again(self, store):
         track(store, "start", "end")

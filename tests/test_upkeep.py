@@ -76,12 +76,58 @@ class TestReconcile:
         assert jobs.backlog(get_store()) == []
         assert found() == {}
 
-    @pytest.mark.parametrize(("error", "told"), [("SIP 486", "SIP 486"), (None, "failed")])
-    def test_one_that_failed_is_told_with_its_error(self, clock, service, error, told):
+    @pytest.mark.parametrize("status", ["failed", "rejected", "insufficient-credits", "ended-with-error"])
+    @pytest.mark.parametrize("error", ["SIP 486", None])
+    def test_one_that_failed_ends_with_the_providers_status_and_error(self, clock, service, status, error):
         start_long_ago(clock, "a")
-        service.default = over("failed", error=error)
-        assert found()["a"].startswith("ended-with-error")
-        assert calls.get(get_store(), "a").error == told
+        service.default = over(status, error=error)
+        assert found() == {"a": f"{status} at 2025-12-13T12:03:00.000Z"}
+        call = calls.get(get_store(), "a")
+        assert (call.status, call.seconds, call.error) == (status, 180, error or status)
+        assert [call.id for call in calls.active(get_store())] == []
+
+    def test_the_end_has_the_metadata_that_the_start_had(self, clock, service):
+        dispatch(update(call_id="a", assistant={"metadata": {"crm_contact_id": "77"}}))
+        clock.now += 2 * HOUR
+        service.default = over()
+        found()
+        assert updates.of_call(get_store(), "a")[-1].load().metadata == {"crm_contact_id": "77"}
+
+    @pytest.mark.parametrize(
+        ("status", "result"),
+        [
+            *((status, "still on") for status in ("ringing", "connecting", "transferred", "in-progress", None)),
+            ("queued", "still on: queued"),
+        ],
+    )
+    def test_a_status_that_does_not_end_one_changes_nothing(self, clock, service, status, result):
+        start_long_ago(clock, "a")
+        service.default = tells({"status": status, "ended_at": None})
+        assert found() == {"a": result}
+        assert kept() == ["a"]
+        assert [call.status for call in calls.active(get_store())] == ["in-progress"]
+
+    @pytest.mark.parametrize(
+        ("status", "ends_as"), [("completed", "completed"), ("transferred", "transferred"), ("in-progress", "ended")]
+    )
+    def test_one_that_has_an_end_is_over_whatever_its_status(self, clock, service, status, ends_as):
+        start_long_ago(clock, "a")
+        service.default = over(status)
+        assert found() == {"a": f"{ends_as} at 2025-12-13T12:03:00.000Z"}
+        call = calls.get(get_store(), "a")
+        assert (call.status, call.seconds, call.error) == (ends_as, 180, None)
+        assert calls.active(get_store()) == []
+
+    @pytest.mark.parametrize("ended_at", [5, "soon", None])
+    def test_one_that_is_over_at_a_time_that_cannot_be_read_ends_now_until_its_end_comes(
+        self, clock, service, ended_at
+    ):
+        start_long_ago(clock, "a")
+        service.default = over(ended_at=ended_at)
+        assert found()["a"].startswith("ended at 20")
+        assert calls.get(get_store(), "a").ended_at == clock.now
+        updates.count_repeat(get_store(), update("ended", "a", clock.now + 9, timestamp="2025-12-13T12:03:00Z"))
+        assert calls.get(get_store(), "a").seconds == 180
 
     def test_one_that_ended_meanwhile_is_left_alone(self, clock, service):
         start_long_ago(clock, "a")
@@ -117,9 +163,7 @@ class TestReconcile:
         assert list(found().values()) == ["not told by the provider's API: answered 429"]
         assert locks.ends_at(get_store(), "reconcile") == clock.now + 600 + 900
 
-    @pytest.mark.parametrize(
-        "document", [[], "x", {"status": "ended", "ended_at": 5}, {"status": "ended", "ended_at": "soon"}]
-    )
+    @pytest.mark.parametrize("document", [[], "x", {"status": ["ended"], "ended_at": "2025-12-13T12:03:00Z"}])
     def test_an_answer_that_cannot_be_read_changes_nothing(self, clock, service, document):
         start_long_ago(clock, "a")
         service.default = tells(document)

@@ -15,7 +15,8 @@ import handlers
 from app import create_app
 from handlers.active_calls import track_call
 from handlers.http import Unavailable
-from schemas.status_update import FINAL, IN_PROGRESS, load_update
+from schemas.status_update import load_update
+from schemas.statuses import ERRORS, FINAL, IN_PROGRESS
 from stores import get_store, jobs, updates
 from tests.conftest import Clock, empty, message, retry_one
 from work import upkeep
@@ -84,7 +85,7 @@ class Week(RuleBasedStateMachine):
         if status == IN_PROGRESS:
             call.started_at = call.started_at or self.clock.now
         elif status in FINAL:
-            call.final = call.final or status
+            call.final = min(filter(None, (call.final, status)), key=lambda final: (final not in ERRORS, final))
 
     @rule(down=st.booleans())
     def outage(self, down):

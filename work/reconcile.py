@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -11,14 +12,15 @@ from marshmallow import ValidationError
 
 from handlers.errors import GiveUp, NotFound, Retry, Unavailable
 from handlers.http import get
-from schemas.status_update import ENDED, ENDED_WITH_ERROR, STATUS_UPDATE, StatusUpdate, load_update
+from schemas.status_update import STATUS_UPDATE, StatusUpdate, load_update
+from schemas.statuses import ENDED, ERRORS, GOES_ON, IN_PROGRESS
+from schemas.strict_json import clean
 from schemas.times import isoformat
-from stores import calls, get_store, locks
+from stores import calls, get_store, locks, updates
 from stores.records import Call
 from work.dispatch import dispatch
 
 CHECKED_AT_ONCE = 30  # calls; the provider takes 100 requests a minute
-GOES_ON = ("ringing", "connecting", "in-progress", "transferred")  # the provider's statuses of a call that is not over
 NOT_TOLD = "not told by the provider's API"
 
 
@@ -56,26 +58,32 @@ def fetch_call(call: Call) -> dict[str, Any]:
 
 def settle_call(call: Call, answer: dict[str, Any]) -> str:
     """Dispatch the final update that never came, where the provider's `answer` says that the call is over."""
-    if answer.get("status") in (None, *GOES_ON):
-        return "still on"
+    update = end_of(call, answer)
+    if not update.is_final:
+        return "still on" if update.call.status in (IN_PROGRESS, *GOES_ON) else f"still on: {update.call.status}"
     latest = calls.get(get_store(), call.id)
     if latest is None or latest.end_received_at is not None:
         return "ended meanwhile"
-    update = end_of(call, answer)
     dispatch(update)
     return f"{update.call.status} at {isoformat(update.timestamp)}"
 
 
 def end_of(call: Call, answer: dict[str, Any]) -> StatusUpdate:
-    """The final update of a call that is over, with its true end time and error."""
-    now = datetime.fromtimestamp(get_store().now(), UTC)
-    failed = answer["status"] != ENDED
+    """What the provider's `answer` says of a call as an update, with what only the call's start had.
+
+    It is final where the call is over: by its status, or where it has an `ended_at`.
+    """
+    store, status, error = get_store(), answer.get("status") or IN_PROGRESS, answer.get("error")
+    start = next((stored for stored in updates.of_call(store, call.id) if stored.status == IN_PROGRESS), None)
     message = {
         "type": STATUS_UPDATE,
-        "timestamp": answer.get("ended_at") or isoformat(now),
-        "call": {"id": call.id, "type": call.type, "status": ENDED_WITH_ERROR if failed else ENDED},
+        "timestamp": answer.get("ended_at"),
+        "call": {"id": call.id, "type": call.type, "status": status, "ended_at": answer.get("ended_at")},
         "phone_number": {"number": call.line, "name": call.line_name},
         "customer": {"number": call.customer},
-        "error": answer.get("error") or answer["status"] if failed else None,
+        "error": error or (status if status in ERRORS else None),
+        "assistant": json.loads(start.message)["message"].get("assistant") if start else None,
     }
-    return load_update({"message": message}, now)
+    update = load_update(clean({"message": message}), datetime.fromtimestamp(store.now(), UTC))
+    over = update.starts and update.call.ended_at  # a status that cannot end it
+    return replace(update, call=replace(update.call, status=ENDED)) if over else update
