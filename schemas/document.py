@@ -109,3 +109,10 @@ def load(document: Any) -> dict[str, Any]:
     """The fields of the message in a decoded `document`, less those that nobody sent. Raises ValidationError."""
     message: dict[str, Any] = _DOCUMENT.load(document)["message"]
     return message
+
+
+def without(document: dict[str, Any], path: list[str]) -> dict[str, Any]:
+    """`document` less what is at `path`."""
+    first, *rest = path
+    shorter = {name: value for name, value in document.items() if name != first}
+    return shorter | {first: without(document[first], rest)} if rest else shorter

@@ -1,7 +1,4 @@
-"""The provider's status update: what is kept of it, and nothing else.
-
-Its statuses and call types are the provider's and more may come, so they stay strings.
-"""
+"""The provider's status update: what is kept of it, and nothing else. More statuses may come, so they stay strings."""
 
 import json
 import logging
@@ -127,18 +124,11 @@ def _load_message(document: Any) -> dict[str, Any]:
         if not schema.NEEDED.isdisjoint(errors):
             raise
     for name in errors:
-        document = _without(document, name.split("."))
+        document = schema.without(document, name.split("."))
     message = schema.load(document)
     named = _named(Call(**message["call"]))
     logger.warning("left out what cannot be read", extra={**named, "fields": {"wrong": errors}})
     return message
-
-
-def _without(document: dict[str, Any], path: list[str]) -> dict[str, Any]:
-    """`document` less what is at `path`."""
-    first, *rest = path
-    shorter = {name: value for name, value in document.items() if name != first}
-    return shorter | {first: _without(document[first], rest)} if rest else shorter
 
 
 def _too_much(metadata: Any) -> str | None:
