@@ -60,7 +60,7 @@ def mirror_active_calls() -> None:
 
 
 def _stale_before() -> float:
-    return get_store().now() - current_app.config["STALE_AFTER"]
+    return get_store().now() - float(current_app.config["STALE_AFTER"])
 
 
 def _ask(command: Any, *arguments: str) -> Any:

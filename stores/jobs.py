@@ -23,8 +23,8 @@ def settle(db: Database, changes: Collection[Change]) -> None:
     update_ids: dict[tuple[str, ...], list[int]] = {}
     for update_id, names in handlers.items():
         update_ids.setdefault(tuple(names), []).append(update_id)
-    for names, ids in update_ids.items():
-        remove(db, names, ids)
+    for done, ids in update_ids.items():
+        remove(db, done, ids)
     if others := [change for change in changes if not change.at_once]:
         with db.transaction() as execute:
             for change in others:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flask import Flask, current_app
 
@@ -126,7 +126,7 @@ class Lane:
         self._asked_at = time.monotonic() + (error.after or current_app.config["ASK_EVERY"])
 
     def _log(self, update: StatusUpdate, error: Exception, seconds: float) -> None:
-        extra = {"call_id": update.call.id, "status": update.call.status, "handler": self.name}
+        extra: dict[str, Any] = {"call_id": update.call.id, "status": update.call.status, "handler": self.name}
         extra |= {"error": str(error), "ms": round(1000 * seconds)}
         if isinstance(error, Deferred):
             logger.info("handler put off", extra=extra)

@@ -53,7 +53,8 @@ def fetch_call(call: Call) -> dict[str, Any]:
     """The provider's own record of a call. Raises what `get` does."""
     config = current_app.config
     url = f"{config['PROVIDER_API_URL'].rstrip('/')}/calls/{quote(call.id, safe='')}"
-    return json.loads(get(url, {"Authorization": f"Bearer {config['PROVIDER_API_KEY']}"}))
+    answer: dict[str, Any] = json.loads(get(url, {"Authorization": f"Bearer {config['PROVIDER_API_KEY']}"}))
+    return answer
 
 
 def settle_call(call: Call, answer: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from typing import Any
 
 from flask import Flask, g
 from marshmallow import ValidationError
@@ -84,7 +85,8 @@ class Worker:
     def _count_running(self) -> int:
         """How many jobs run, at most the width: one that goes on long after its service should have answered makes room
         for another as long as the lane has a place."""
-        late = time.monotonic() - sum(self._app.config["WORKER_PATIENCE"])
+        connect, read = self._app.config["WORKER_PATIENCE"]
+        late = time.monotonic() - connect - read
         running = sum(started > late for started in self._running.values())
         return min(max(running, self._width - PLACES + len(self._running)), self._width)
 
@@ -116,7 +118,7 @@ class Worker:
             return Attempt(self._lane, job, GiveUp(f"the kept message cannot be read: {error}"))
         attempt = self._lane.call(update, job)
         if not attempt.error:
-            extra = {"call_id": stored.call_id, "status": stored.status, "handler": self._lane.name}
+            extra: dict[str, Any] = {"call_id": stored.call_id, "status": stored.status, "handler": self._lane.name}
             extra |= {"ms": round(1000 * attempt.seconds), "fields": {"attempts": job.attempts + 1}}
             logger.info("done later", extra=extra)
         return attempt
