@@ -25,7 +25,7 @@ def alert_on_error(update: StatusUpdate) -> None:
     config, store = current_app.config, get_store()
     group = f"alert: {update.error_group}"
     # Longer than a post takes: nobody else reports such an error meanwhile.
-    if not locks.acquire(store, group, config["OUTBOUND_TIMEOUT"] + 1):
+    if not locks.acquire(store, group, config["OUTBOUND_TIMEOUT"] + 1, longest=config["ALERT_INTERVAL"]):
         wait = (locks.ends_at(store, group) or 0.0) - store.now()
         raise Deferred("such an error was just reported, or is being", after=wait)
     covered = jobs.with_same_error(store, "alert_on_error", update)

@@ -32,7 +32,8 @@ def upkeep(stopping: Event) -> None:
             logger.warning("active_calls not mirrored", extra={"error": str(error)})
     if claim_daily_prune():
         prune(stopping)
-    if config["PROVIDER_API_KEY"] and locks.acquire(store, "reconcile", config["CHECK_EVERY"]):
+    longest = config["CHECK_EVERY"] + 3600  # the provider's Retry-After is an hour at most
+    if config["PROVIDER_API_KEY"] and locks.acquire(store, "reconcile", config["CHECK_EVERY"], longest):
         for call, found in reconcile():
             logger.info("checked a call with the provider", extra={"call_id": call.id, "fields": {"found": found}})
             if stopping.is_set():
@@ -45,7 +46,7 @@ def settle_unknown_handlers() -> None:
     now = store.now()
     known = {handler.__name__ for handler in HANDLERS}
     for name in {each.handler for each in jobs.backlog(store) if each.pending} - known:
-        if locks.acquire(store, f"told of {name}", locks.LONGEST):
+        if locks.acquire(store, f"told of {name}", DAY):
             logger.error("no such handler any more: its work fails after 24 h", extra={"handler": name})
         while leased := jobs.lease_next(store, name, now, now + config["LEASE"]):
             stored, job = leased
