@@ -68,8 +68,8 @@ def days_ago(part: float) -> float:
 def one_transaction(db: stores.Database) -> Iterator[None]:
     """What `record` answers within it means nothing."""
     if db.name == "sqlite":
-        with db._locked() as deadline, db._begun(deadline) as writer:
-            db._write = lambda run, **_: run(writer.db)
+        with db._locked(), db._begun() as connection:
+            db._write = lambda run: run(connection)
             yield
             del db._write
         return

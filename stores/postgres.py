@@ -20,7 +20,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from stores.database import Database, Execute, Rows
 from stores.records import StoreError
-from stores.schema import upgrade_postgres
+from stores.schema import UnusableDatabase, check_postgres, create_postgres
 
 CONNECTIONS = 8  # a process; the smallest plans allow 20 in all
 ANSWER = 1.0  # seconds to wait for an answer, and for a connection
@@ -142,9 +142,11 @@ class Postgres(Database):
             options["target_session_attrs"] = "read-write"
         try:
             with _Connection.connect(self._url, **options) as connection:
-                upgrade_postgres(connection)
+                if not check_postgres(connection):
+                    with connection.transaction():
+                        create_postgres(connection)
                 self._look_at_clock(connection)
-        except (psycopg.Error, StoreError) as error:
+        except (psycopg.Error, UnusableDatabase) as error:
             raise self._failed(error, self._pool) from None
         self._drop(self._pool)
         self._pool = ConnectionPool(
