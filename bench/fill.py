@@ -73,9 +73,12 @@ def one_transaction(db: stores.Database) -> Iterator[None]:
             yield
             del db._write
         return
-    from stores.postgres import _native
+    from stores.postgres_connections import _native
 
-    with db._connection(patience=600) as connection, connection.transaction(), connection.pipeline():
-        db.execute = lambda sql, values: connection.execute(_native(sql), values, prepare=True) and []
-        yield
-        del db.execute
+    with db._connection() as connection, connection.transaction():
+        connection.patience = 600
+        connection.execute("SET LOCAL statement_timeout = 0")
+        with connection.pipeline():
+            db.execute = lambda sql, values: connection.execute(_native(sql), values, prepare=True) and []
+            yield
+            del db.execute

@@ -8,7 +8,7 @@ import pytest
 
 from schemas.status_update import dump
 from stores import calls, jobs, locks, refusals, retention, updates
-from stores.records import Job, RefusalCount, Tally
+from stores.records import Job, RefusalCount, Refused, Tally
 from tests.conftest import NOW, jobs_of, recent, update
 from tests.race import PROCESSES, THREADS, racing
 
@@ -498,6 +498,17 @@ def test_refusals_are_counted_by_the_hour_and_reason(store):
     ]
     retention.prune(store, HOUR, 10)
     assert refusals.since(store, 0) == [RefusalCount("stale", 5, HOUR + 5), RefusalCount("unsigned", 1, HOUR + 6)]
+
+
+@pytest.mark.parametrize(("reason", "latest"), [(None, NOW), ("a\ud800b", NOW), ("stale", None), ("stale", 2**70)])
+def test_a_row_that_the_database_takes_never_is_refused_and_ends_nothing(store, reason, latest):
+    store.check()
+    insert = "INSERT INTO refusals (hour, reason, times, latest) VALUES (0, :reason, CAST(:latest AS BIGINT), 0)"
+    with pytest.raises(Refused, match=r"calls\.db: |127\.0\.0\.1:[0-9]+: "):
+        store.execute(insert, {"reason": reason, "latest": latest})
+    assert store.failure == ""
+    assert refusals.since(store, 0) == []
+    assert record(store)
 
 
 def test_it_advises_in_sentences(store):
