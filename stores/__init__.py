@@ -25,8 +25,9 @@ def create(config: Mapping[str, Any]) -> Database:
     if not config["DATABASE_URL"]:
         return SQLite(config["SQLITE_PATH"], clock=config["CLOCK"])
     from stores.postgres import Postgres  # psycopg is imported only where it is used
+    from stores.spool import RESERVE
 
-    spool = SQLite(f"{config['SQLITE_PATH']}.spool", clock=config["CLOCK"])
+    spool = SQLite(f"{config['SQLITE_PATH']}.spool", clock=config["CLOCK"], reserve=RESERVE)
     return Postgres(config["DATABASE_URL"], spool=spool, clock=config["CLOCK"])
 
 

@@ -5,11 +5,11 @@ from contextlib import closing
 import pytest
 
 import stores
-from stores import StoreError, updates
+from stores import StoreError, spool, updates
 from stores.postgres import Postgres
 from stores.schema import VERSION
 from stores.sqlite import SQLite
-from tests.conftest import query
+from tests.conftest import query, update
 
 
 def new_sqlite(tmp_path):
@@ -63,3 +63,14 @@ def test_a_database_of_another_release_is_left_alone_and_refused_in_one_line(sto
         for _ in range(2):
             with pytest.raises(StoreError, match=says):
                 updates.latest(refused) if reads else refused.check()
+
+
+@pytest.mark.parametrize("store_settings", ["postgresql"], indirect=True)
+def test_so_is_a_spool_of_another_release(store):
+    updates.record(store.spool, update(), [])
+    store.spool.close()
+    query(store.spool.path, f"PRAGMA user_version = {VERSION - 1}")
+    assert spool.waiting(store) == 0
+    assert "calls.db.spool: made by another release" in store.spool.failure
+    assert spool.record(store, update(call_id="other"), []).outcome == "new"
+    assert query(store.spool.path, "SELECT call_id FROM updates") == [("call-1",)]
