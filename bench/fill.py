@@ -73,14 +73,17 @@ def days_ago(part: float) -> float:
 def one_transaction(db: stores.Database) -> Iterator[None]:
     """What `record` answers within it means nothing."""
     if db.name == "sqlite":
-        with db._locked() as deadline, db._begun(deadline) as writer:
-            db._write = lambda run, **_: run(writer.db)
+        with db._locked(), db._begun() as connection:
+            db._write = lambda run: run(connection)
             yield
             del db._write
         return
-    from stores.postgres import _native
+    from stores.postgres_connections import _native
 
-    with db._connection(patience=600) as connection, connection.transaction(), connection.pipeline():
-        db.execute = lambda sql, values: connection.execute(_native(sql), values, prepare=True) and []
-        yield
-        del db.execute
+    with db._connection() as connection, connection.transaction():
+        connection.patience = 600
+        connection.execute("SET LOCAL statement_timeout = 0")
+        with connection.pipeline():
+            db.execute = lambda sql, values: connection.execute(_native(sql), values, prepare=True) and []
+            yield
+            del db.execute

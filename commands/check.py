@@ -93,6 +93,8 @@ def show_store(ephemeral: bool) -> None:
         click.echo(f"note:  {spooled} updates wait in the spool until the database takes them.")
         if ephemeral:
             click.echo("note:  This platform's disk does not survive a restart: do not restart meanwhile.")
+    if store.spool and store.spool.failure:
+        click.echo(f"note:  The spool cannot be used: {store.spool.failure}")
     store.check()
     for sentence in store.advice():
         click.echo(f"note:  {sentence}")

@@ -19,7 +19,8 @@ def forget(number: str) -> None:
         raise click.BadParameter("give the number as the provider does: + and 6 to 15 digits")
     store = get_store()
     removed = Counter()
-    if spool.waiting(store):  # first, as it may move into the store meanwhile
-        removed.update(retention.forget(store.spool, number))
+    if store.spool and spool.waiting(store):
+        with spool.locked(store.spool):  # first, so that nothing moves from there into the store afterwards
+            removed.update(retention.forget(store.spool, number))
     removed.update(retention.forget(store, number))
     click.echo(", ".join(f"{count} {name}" for name, count in removed.items()) + " removed")

@@ -23,8 +23,8 @@ SLACK = re.compile(r"(.+\.)?slack(-gov)?\.com")
 def alert_on_error(update: StatusUpdate) -> None:
     config, store = current_app.config, get_store()
     group = f"alert: {update.error_group}"
-    # Longer than a post can take: nobody else reports such an error meanwhile.
-    if not locks.acquire(store, group, sum(config["WORKER_PATIENCE"]) + 1):
+    patience = sum(config["WORKER_PATIENCE"]) + 1  # longer than a post can take: nobody else reports such an error
+    if not locks.acquire(store, group, patience, longest=config["ALERT_INTERVAL"]):
         wait = (locks.ends_at(store, group) or 0.0) - store.now()
         raise Deferred("such an error was just reported, or is being", after=wait)
     covered = jobs.with_same_error(store, "alert_on_error", update)

@@ -18,6 +18,8 @@ from stores import updates
 from stores.database import Database
 from stores.records import Job, Kept, Refused, StoreError
 from stores.refusals import RefusalCounter
+from stores.spool import RESERVE
+from stores.sqlite import SQLite
 
 logger = logging.getLogger(__name__)
 
@@ -26,13 +28,11 @@ __all__ = ["Database", "Refused", "StoreError", "create", "get_refusals", "get_s
 
 def create(config: Mapping[str, Any]) -> Database:
     """The database that the settings name. Opens nothing yet."""
-    from stores.sqlite import SQLite
-
     if not config["DATABASE_URL"]:
         return SQLite(config["SQLITE_PATH"], clock=config["CLOCK"])
     from stores.postgres import Postgres  # psycopg is imported only where it is used
 
-    spool = SQLite(f"{config['SQLITE_PATH']}.spool", clock=config["CLOCK"])
+    spool = SQLite(f"{config['SQLITE_PATH']}.spool", clock=config["CLOCK"], reserve=RESERVE)
     return Postgres(config["DATABASE_URL"], spool=spool, clock=config["CLOCK"])
 
 

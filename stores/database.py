@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from stores.sqlite import SQLite
 
 Rows = list[tuple[Any, ...]]
 Execute = Callable[..., Rows]
@@ -13,9 +16,9 @@ class Database(Protocol):
 
     name: str
     durability: str  # what an acknowledged update survives, in a few words
-    skip_locked = ""  # what ends a SELECT of rows that are about to be changed
-    spool: "Database | None" = None  # where updates go while this database cannot take them
-    failure = ""  # why this database has not been used since it failed; empty while it is used
+    skip_locked: str = ""  # what ends a SELECT of rows that are about to be changed
+    spool: "SQLite | None" = None  # where updates go while this database cannot take them
+    failure: str = ""  # why this database is not used; empty while it is
 
     def now(self) -> float:
         """The time that everybody who uses this database compares leases with."""
@@ -26,9 +29,10 @@ class Database(Protocol):
     def execute(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
         """Run one statement atomically. Returns what its RETURNING does."""
 
-    def transaction(self) -> AbstractContextManager[Execute]:
-        """Several statements, atomically: `with db.transaction() as execute`. Any exception undoes them. They may take
-        long, which `query` and `execute` may not."""
+    def transaction(self, *, patient: bool = False) -> AbstractContextManager[Execute]:
+        """Several statements, atomically: `with db.transaction() as execute`. Any exception undoes them.
+
+        Each of them has a second, as those of the other verbs have; a minute where nobody waits, which is `patient`."""
 
     def chain(self, sql: str, values: Mapping[str, Any], *more: str) -> int | None:
         """Atomically run a statement that returns an id and, where it does, the statements in `more`, which find the id
@@ -38,7 +42,7 @@ class Database(Protocol):
         """What is worth knowing or doing about the database as it is set up, a sentence each."""
 
     def probe(self) -> None:
-        """Try again to reach a database that failed. Raises StoreError while it cannot be used."""
+        """Try again to reach a database that failed, for a second. Raises StoreError while it cannot be used."""
 
     def close(self) -> None:
         """Let go of every connection and file; the next verb opens them again."""

@@ -2,18 +2,20 @@
 
 from stores.database import Database
 
-LONGEST = 25 * 3600.0  # seconds; a lock that ends later was made by a clock that ran ahead
+SKEW = 2.0  # seconds by which the processes' clocks may differ
 
 
-def acquire(db: Database, name: str, seconds: float) -> bool:
-    """Atomically lock `name` for `seconds` (0: until somebody asks again), unless somebody has it. Returns whether."""
-    return bool(
-        db.execute(
-            "INSERT INTO locks AS l (name, until) VALUES (:name, :now + :seconds) ON CONFLICT (name)"
-            " DO UPDATE SET until = excluded.until WHERE l.until <= :now OR l.until > :now + :longest RETURNING 1",
-            {"name": name, "now": db.now(), "seconds": seconds, "longest": LONGEST},
-        )
+def acquire(db: Database, name: str, seconds: float, longest: float | None = None) -> bool:
+    """Atomically lock `name` for `seconds`, unless somebody has it. Returns whether.
+
+    Nobody locks it for more than `longest` seconds, which are `seconds` unless something else is given: a lock that
+    ends later was made by a clock that ran ahead, and is over."""
+    rows = db.execute(
+        "INSERT INTO locks AS l (name, until) VALUES (:name, :now + :seconds) ON CONFLICT (name)"
+        " DO UPDATE SET until = excluded.until WHERE l.until <= :now OR l.until > :now + :longest RETURNING 1",
+        {"name": name, "now": db.now(), "seconds": seconds, "longest": max(seconds, longest or 0) + SKEW},
     )
+    return bool(rows)
 
 
 def renew(db: Database, name: str, seconds: float) -> None:
@@ -27,5 +29,5 @@ def renew(db: Database, name: str, seconds: float) -> None:
 
 def ends_at(db: Database, name: str) -> float | None:
     """When the lock on `name` ends or ended; None where there was none."""
-    found = db.query("SELECT until FROM locks WHERE name = :name", {"name": name})
-    return found[0][0] if found else None
+    rows = db.query("SELECT until FROM locks WHERE name = :name", {"name": name})
+    return rows[0][0] if rows else None

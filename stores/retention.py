@@ -17,7 +17,7 @@ def prune(db: Database, before: float, limit: int, active_handlers: Collection[s
     names = {f"handler{number}": name for number, name in enumerate(active_handlers)}
     values = {"before": before, "limit": limit, **names}
     theirs = f"handler IN ({', '.join([*(f':{name}' for name in names), 'NULL'])})"
-    with db.transaction() as execute:
+    with db.transaction(patient=True) as execute:
         pruned = execute(
             "DELETE FROM updates WHERE id IN (SELECT id FROM updates AS u WHERE received_at < :before AND NOT EXISTS"
             f" (SELECT 1 FROM jobs WHERE update_id = u.id AND due_at IS NOT NULL AND {theirs})"
@@ -46,7 +46,7 @@ def forget(db: Database, number: str) -> dict[str, int]:
     for stored in updates.since(db):
         if in_id.search(stored.call_id) or escaped in stored.message and _customer(stored.message) == number:
             ids.add(stored.call_id)
-    with db.transaction() as execute:
+    with db.transaction(patient=True) as execute:
         # To LIKE, some characters are not themselves, nor the same to both databases.
         has = "customer = :number OR replace(id, :number, '') <> id"
         found = execute(f"SELECT id, customer FROM calls WHERE {has}", {"number": number})

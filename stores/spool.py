@@ -2,65 +2,121 @@
 
 import logging
 import os
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from threading import Event
 
+from marshmallow import ValidationError
+
 from stores import locks, updates
 from stores.database import Database
-from stores.records import StoredUpdate, StoreError
+from stores.records import Refused, StoredUpdate, StoreError
+from stores.sqlite import SQLite
 
-BATCH = 200  # updates that are moved at a time
+RESERVE = 64_000_000  # bytes of its disk that are left free: what is removed is written first, too
+LOCK = "drain"
+BATCH = 50  # updates that are moved at a time
 WRITERS = 4
-BATCH_TIME = 5.0  # seconds, for which no other process moves them
+BATCH_TIME = 30.0  # seconds, for which no other process moves them: more than a batch takes
+TURN = 10.0  # seconds of a drain, after which others get a turn at the lock
+PAUSE = 0.5  # seconds between two drains at a stop
 TOLD_AGAIN = 3600.0  # seconds between two log lines about an update that the database refuses
 
 logger = logging.getLogger(__name__)
 
 
-def drain(db: Database, stopping: Event) -> None:
-    """Move what waits in the spool into `db`, its work due now, until `stopping`. Raises StoreError while that cannot
-    be done."""
+def drain(db: Database, stopping: Event, until: float = 0.0) -> bool:
+    """Move what waits in the spool into `db`, its work due now, until `stopping`, and then still until `until` (of
+    time.monotonic). Returns whether all of it was tried. Raises StoreError while that cannot be done."""
     if db.failure:
         db.probe()
-    if not waiting(db) or not locks.acquire(db.spool, "drain", BATCH_TIME):
-        return
+    if not (spool := db.spool) or not waiting(db):
+        return True
+    if not locks.acquire(spool, LOCK, BATCH_TIME):
+        return False
+    turn_ends = time.monotonic() + TURN
     try:
         with ThreadPoolExecutor(WRITERS) as pool:  # so that they share the server's waits for its disk
-            stored = updates.since(db.spool)
-            while not stopping.is_set() and (batch := list(islice(stored, BATCH))):
-                locks.renew(db.spool, "drain", BATCH_TIME)
-                moved = list(pool.map(partial(_move, db), batch))
-                _discard(db.spool, [each for each, was_moved in zip(batch, moved, strict=True) if was_moved])
+            stored = updates.since(spool)
+            while batch := list(islice(stored, BATCH)):
+                now = time.monotonic()
+                if stopping.is_set() and now >= until or now >= turn_ends:
+                    return False
+                locks.renew(spool, LOCK, BATCH_TIME)
+                results = list(pool.map(partial(_move, db, spool), batch))
+                _discard(spool, [update for update, moved in zip(batch, results, strict=True) if moved])
+        return True
     finally:
-        locks.renew(db.spool, "drain", 0)
+        locks.renew(spool, LOCK, 0)
 
 
-def _move(db: Database, stored: StoredUpdate) -> bool:
-    """Keep a spooled update in `db`; whether that took it. Raises StoreError where it takes none."""
-    receipts = {"times": stored.times, "last_received_at": stored.last_received_at}
+def drain_at_stop(db: Database, until: float) -> None:
+    """Drain until nothing waits or `until` (of time.monotonic), whatever fails meanwhile: for a process whose disk is
+    thrown away with it."""
+    stopping = Event()
+    stopping.set()
+    while waiting(db) and time.monotonic() < until:
+        with suppress(StoreError):  # the log says below what stays
+            if drain(db, stopping, until):
+                break
+        time.sleep(PAUSE)  # the server is away, or another process drains
+    if number := waiting(db):
+        logger.error("stopped with updates in the spool", extra={"fields": {"spooled": number}})
+
+
+@contextmanager
+def locked(spool: SQLite) -> Iterator[None]:
+    """Nothing moves out of the spool within this block. Raises StoreError while others keep it locked."""
+    end = time.monotonic() + TURN + BATCH_TIME
+    while not locks.acquire(spool, LOCK, BATCH_TIME):
+        if time.monotonic() > end:
+            raise StoreError(f"{spool.path}: others empty it: try again when they have done so")
+        time.sleep(0.02)
     try:
-        updates.keep(db, stored.load(), stored.jobs, stored.handlers, **receipts)
-    except StoreError as error:
-        if db.failure:
-            raise
-        if locks.acquire(db.spool, f"told of {stored.id}", TOLD_AGAIN):
+        yield
+    finally:
+        locks.renew(spool, LOCK, 0)
+
+
+def _move(db: Database, spool: SQLite, stored: StoredUpdate) -> bool:
+    """Keep a spooled update in `db`; whether that took it. Raises StoreError where it takes none now."""
+    times, last = stored.times, stored.last_received_at
+    try:
+        updates.keep(db, stored.load(), stored.jobs, stored.handlers, times=times, last_received_at=last)
+    except (Refused, ValidationError, ValueError) as error:
+        if locks.acquire(spool, f"told of {stored.id}", TOLD_AGAIN):
             logger.error("stays spooled", extra={"call_id": stored.call_id, "error": str(error)})
         return False
     return True
 
 
-def _discard(db: Database, moved: list[StoredUpdate]) -> None:
+def _discard(spool: SQLite, moved: list[StoredUpdate]) -> None:
     """Remove updates that are kept elsewhere by now, with all that is known of their calls."""
     if not moved:
         return
     ids = ", ".join(str(stored.id) for stored in moved)
-    with db.transaction() as execute:
+    with spool.transaction() as execute:
         execute(f"DELETE FROM updates WHERE id IN ({ids})")
         execute("DELETE FROM calls WHERE NOT EXISTS (SELECT 1 FROM updates WHERE call_id = calls.id)")
 
 
 def waiting(db: Database) -> int:
-    """How many updates wait in the spool. Makes no file where there is none."""
-    return updates.count(db.spool) if db.spool and os.path.exists(db.spool.path) else 0
+    """How many updates wait in the spool. Makes no file where there is none.
+
+    A spool that cannot be read has none; `db.spool.failure` then says why, and the log does once."""
+    if not db.spool:
+        return 0
+    number, failure = 0, ""
+    try:
+        if os.path.exists(db.spool.path):
+            number = updates.count(db.spool)
+    except StoreError as error:
+        failure = str(error)
+    if failure and failure != db.spool.failure:
+        logger.error("the spool cannot be used", extra={"error": failure})
+    db.spool.failure = failure
+    return number

@@ -5,7 +5,7 @@ transaction and with one sync to the disk: the more threads wait, the less each 
 survives a loss of power.
 """
 
-import os
+import atexit
 import shutil
 import sqlite3
 import threading
@@ -19,155 +19,158 @@ from typing import Any
 
 from stores.database import Database, Execute, Rows
 from stores.records import Refused, StoreError
-from stores.sqlite_writer import LOCK_TIMEOUT, Busy, Writer, connect_reader, is_busy, when_free
+from stores.schema import UnusableDatabase
+from stores.sqlite_file import LOCK_TIMEOUT, connect_reader, connect_writer, find_inode, when_free
 
 BYTES_AN_UPDATE = 700  # of the file, settled, of a call with two; measured
 FEW = 1_000_000
+BAD_VALUES = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError)
+
+Write = tuple[Callable[[sqlite3.Connection], Any], Future[Any]]
 
 
 class SQLite(Database):
-    """Opens nothing before it is used; what fails is opened afresh by the next use."""
+    """Opens nothing before it is used; what fails is opened afresh by the next use.
+
+    `reserve`: bytes of the disk that `chain` leaves free, so that what is kept can still be removed."""
 
     name = "sqlite"
 
-    def __init__(self, path: str, clock: Callable[[], float] | None = None):
+    def __init__(self, path: str | Path, clock: Callable[[], float] | None = None, reserve: int = 0):
         self.path = Path(path)
-        self.now = clock or time.time
         self.durability = f"{path}: what is acknowledged survives a loss of power, as long as the disk is kept"
-        self._lock = threading.Lock()
-        self._queue: deque[tuple[Callable[[sqlite3.Connection], Any], Future[Any]]] = deque()
-        self._writer: Writer | None = None
-        self._reads: set[object] = set()
+        self._clock, self._reserve = clock or time.time, reserve
+        self._lock, self._queue = threading.Lock(), deque[Write]()
+        self._writer: sqlite3.Connection | None = None
+        self._inode: int | None = None  # of the file that the writer has open
+        atexit.register(self.close)
+
+    def now(self) -> float:
+        return self._clock()
 
     def query(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
-        with self._read() as db:
-            return db.execute(sql, values).fetchall()
+        with self._errors():
+            if not self._writer or self._inode != find_inode(self.path):
+                with self._locked():
+                    when_free(self._open)
+            with closing(connect_reader(self.path)) as db:
+                return db.execute(sql, values).fetchall()
 
     def execute(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
-        return self._write(lambda db: db.execute(sql, values).fetchall())
+        rows: Rows = self._write(lambda db: db.execute(sql, values).fetchall())
+        return rows
 
     @contextmanager
-    def transaction(self) -> Iterator[Execute]:
-        with self._locked() as deadline, self._begun(deadline) as db:
+    def transaction(self, *, patient: bool = False) -> Iterator[Execute]:
+        with self._errors(), self._locked(), self._begun() as db:
             yield lambda sql, values={}: db.execute(sql, values).fetchall()
 
     def chain(self, sql: str, values: Mapping[str, Any], *more: str) -> int | None:
         def run(db: sqlite3.Connection) -> int | None:
-            inserted: tuple[int] | None = db.execute(sql, values).fetchone()
-            if inserted is None:
-                return None
-            for statement in more:
-                db.execute(f"WITH kept AS (SELECT :kept_id AS id) {statement}", {**values, "kept_id": inserted[0]})
-            return inserted[0]
+            ids: list[tuple[int]] = db.execute(sql, values).fetchall()
+            for (id,) in ids:
+                for statement in more:
+                    db.execute(f"WITH kept AS (SELECT :kept_id AS id) {statement}", {**values, "kept_id": id})
+            return ids[0][0] if ids else None
 
-        return self._write(run)
+        if self._reserve and self._writer and self._free() < self._reserve:
+            raise StoreError(f"{self.path}: less than {self._reserve / 1e6:.0f} MB are free on its disk")
+        id: int | None = self._write(run)
+        return id
 
     def advice(self) -> list[str]:
-        if not os.path.exists(self.path):
-            return []
-        left = shutil.disk_usage(self.path.parent).free // BYTES_AN_UPDATE
+        left = self._free() // BYTES_AN_UPDATE
         return [f"About {left:,} more updates fit onto this disk."] if left < FEW else []
 
     def close(self) -> None:
-        with self._lock:
-            writer, self._writer = self._writer, None
-            if writer:
+        """Move all that is kept into the file itself, and close it."""
+        with suppress(StoreError), self._locked():
+            if self._writer:
                 with suppress(sqlite3.Error):
-                    when_free(time.monotonic() + LOCK_TIMEOUT, writer.leave)
-                writer.close()
+                    self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._drop()
 
-    @contextmanager
-    def _read(self) -> Iterator[sqlite3.Connection]:
-        """A connection of the caller's own, which no writer waits for. Raises StoreError."""
-        reading = object()
-        try:
-            self._reads.add(reading)  # first: from then on no writer that is intact is closed
-            while not ((writer := self._writer) and writer.is_intact()):
-                self._reads.discard(reading)
-                with self._locked() as deadline:
-                    self._joined(deadline)
-                    self._reads.add(reading)
-            with closing(connect_reader(self.path)) as db:
-                yield db
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{self.path}: {error}") from error
-        finally:
-            self._reads.discard(reading)
+    def _free(self) -> int:
+        return shutil.disk_usage(self.path.parent).free
 
     def _write(self, run: Callable[[sqlite3.Connection], Any]) -> Any:
         """What `run` returns of a connection within a transaction, once that is on the disk. Raises StoreError."""
-        queued = (run, result := Future())
-        self._queue.append(queued)
+        self._queue.append((run, result := Future[Any]()))
         try:
-            with self._locked() as deadline:
+            with self._errors(), self._locked():
                 if not result.done():  # by the thread that had the lock before
-                    self._commit_queue(deadline)
+                    queue = [self._queue.popleft() for _ in range(len(self._queue))]
+                    self._commit([write for write in queue if write[1].set_running_or_notify_cancel()])
                 return result.result(timeout=0)
         finally:
-            with suppress(ValueError):
-                self._queue.remove(queued)
+            result.cancel()  # if it is still queued
 
-    def _commit_queue(self, deadline: float) -> None:
-        """Commit all that is queued. An error is everybody's, as nothing is committed then."""
-        writes = []
+    def _commit(self, writes: list[Write]) -> None:
+        """Run `writes` in one transaction. Where that fails, run each in its own: one fails no other."""
         try:
-            with self._begun(deadline) as db:
-                with suppress(IndexError):
-                    while True:
-                        writes.append(self._queue.popleft())
-                found = [run(db) for run, _ in writes]
-        except BaseException as error:
-            for _, result in writes:
-                result.set_exception(error)
-            raise
-        for (_, result), value in zip(writes, found, strict=True):
+            with self._begun() as db:
+                values = [run(db) for run, _ in writes]
+        except Exception as error:
+            alone = len(writes) == 1 or isinstance(error, StoreError)  # which the file is the cause of
+            for write in writes:
+                write[1].set_exception(error) if alone else self._commit([write])
+            return
+        for (_, result), value in zip(writes, values, strict=True):
             result.set_result(value)
 
     @contextmanager
-    def _begun(self, deadline: float) -> Iterator[sqlite3.Connection]:
-        """A transaction that is on the disk at the end, in files that are still there; any exception undoes it."""
-        writer = self._joined(deadline)
+    def _begun(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that is on the disk at the end, in the file that is still there; any exception undoes it.
+
+        Raises StoreError where the file is the cause."""
+        with self._errors():
+            db = when_free(self._begin)
         try:
-            when_free(deadline, lambda: writer.db.execute("BEGIN IMMEDIATE"))
-            yield writer.db
-            writer.db.execute("COMMIT")
-            if not writer.is_intact():
-                raise OSError("replaced while in use")
+            yield db
+            db.execute("COMMIT")
         except BaseException as error:
-            writer.failed = writer.failed or not is_busy(error)
             with suppress(sqlite3.Error):
-                writer.db.rollback()
+                db.rollback()
+            if isinstance(error, sqlite3.Error) and not isinstance(error, BAD_VALUES):
+                self._drop()
             raise
+        self._open()  # raises StoreError if this was written into a file that is gone
+
+    def _begin(self) -> sqlite3.Connection:
+        db = self._open()
+        db.execute("BEGIN IMMEDIATE")
+        return db
+
+    def _open(self) -> sqlite3.Connection:
+        """The writer, of the file that is there now. Raises StoreError once where that is not the one it had open."""
+        if self._writer and self._inode != find_inode(self.path):
+            self._drop()
+            raise StoreError(f"{self.path}: replaced while in use")
+        if not self._writer:
+            self._writer = connect_writer(self.path)
+            self._inode = find_inode(self.path)
+        return self._writer
+
+    def _drop(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer:
+            writer.close()
 
     @contextmanager
-    def _locked(self) -> Iterator[float]:
-        """The lock, and until when to wait for other processes. Raises StoreError."""
-        deadline = time.monotonic() + LOCK_TIMEOUT
+    def _locked(self) -> Iterator[None]:
         if not self._lock.acquire(timeout=LOCK_TIMEOUT):
-            raise StoreError(f"{self.path}: busy for {LOCK_TIMEOUT} s")
+            raise StoreError(f"{self.path}: busy for {LOCK_TIMEOUT:.0f} s")
         try:
-            yield deadline
-        except sqlite3.IntegrityError as error:
-            raise Refused(f"{self.path}: {error}") from error
-        except (sqlite3.Error, OSError, StoreError) as error:
-            raise StoreError(f"{self.path}: {error}") from error
+            yield
         finally:
             self._lock.release()
 
-    def _joined(self, deadline: float) -> Writer:
-        """The writer, which is opened once no other process is in the way."""
-        return when_free(deadline, lambda: self._join(deadline))
-
-    def _join(self, deadline: float) -> Writer:
-        writer = self._writer
-        if writer and not writer.is_intact():
-            if self._reads:
-                raise Busy("replaced while it is read")
-            told = writer.failed
-            kept = writer.leave()
-            self._writer = None
-            if not (kept or told):
-                raise OSError("replaced while in use")
-        if not self._writer:  # an empty log may be one that was begun by mistake; those do not stay
-            self._writer = Writer(self.path, trust_empty=time.monotonic() > deadline - LOCK_TIMEOUT / 4)
-        return self._writer
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Raises StoreError, with the file's name, for whatever SQLite and the disk raise."""
+        try:
+            yield
+        except BAD_VALUES as error:
+            raise Refused(f"{self.path}: {error}") from error
+        except (sqlite3.Error, OSError, UnusableDatabase) as error:
+            raise StoreError(f"{self.path}: {error}") from error

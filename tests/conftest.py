@@ -165,6 +165,14 @@ def keep_update(db, update, handlers=(), lease=None, failed=()):
     return updates.keep(db, update, jobs, [job.handler for job in jobs])
 
 
+def keep_or_spool(db, update, handlers=()):
+    """What becomes of an update as `stores.restore` keeps it, with a pending job for each of `handlers`."""
+    app = Flask("test")
+    app.extensions["store"] = db
+    with app.app_context():
+        return stores.restore(update, [Job(name, "pending", db.now()) for name in handlers], handlers)
+
+
 def settle_jobs(db, settlement):
     """Write what became of jobs: of an update's id, when their lease ends, and the jobs. Those that are done, without a
     time, were done at once."""

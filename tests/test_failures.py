@@ -20,7 +20,7 @@ import pytest
 import requests
 
 from schemas.times import isoformat
-from tests.conftest import SECRET, URL, message, query, wait_until
+from tests.conftest import SECRET, URL, message, wait_until
 
 QUICK = {"LEASE": 1.0, "WORKER_LEASE": 2.0, "RETRY_EVERY": 0.05, "RETRY_FIRST": 0.2, "ASK_EVERY": 0.2}
 
@@ -192,20 +192,6 @@ def test_a_retry_after_a_crash_waits_for_the_lease(receiver, service, hanging):
     assert isinstance(answer.exception(), requests.RequestException)
     wait_until(lambda: settled(server))
     assert posted(service) == {"call-1": 2}
-
-
-@pytest.mark.parametrize("deleted", [("-wal",), ("-shm",), ("-wal", "-shm")])
-def test_a_log_deleted_under_load_costs_no_update_and_ruins_no_file(receiver, tmp_path, deleted):
-    server = receiver(WEB_CONCURRENCY="2")
-    with Load(server) as load:
-        load.go_on()
-        for suffix in deleted:
-            (tmp_path / f"calls.db{suffix}").unlink()
-        load.go_on()
-    assert {answer for answer, _ in load.answers} <= {200, 503}
-    assert server.stop() == 0
-    assert query(tmp_path / "calls.db", "PRAGMA integrity_check") == [("ok",)]
-    assert load.acknowledged <= set(query(tmp_path / "calls.db", "SELECT call_id, status FROM updates"))
 
 
 class TestStoreInTrouble:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from socket import create_server
 from urllib.parse import quote
 
@@ -18,8 +18,8 @@ import pytest
 
 import stores
 from app import create_app
-from stores import StoreError, calls, jobs, locks, retention, schema, updates
-from tests.conftest import ROOT, keep_update, lease_next, settle_jobs, update
+from stores import StoreError, calls, jobs, locks, postgres_connections, retention, schema, spool, updates
+from tests.conftest import ROOT, keep_or_spool, keep_update, lease_next, settle_jobs, update
 from tests.loopback import wait_until
 from tests.postgres import END_CONNECTIONS
 from work import upkeep
@@ -193,7 +193,7 @@ def test_a_server_that_is_too_old_is_refused(store, monkeypatch):
         ("nobody:{password}@127.0.0.1:{port}/postgres", ": set DATABASE_URL to the right user and password"),
         ("postgres:{password}@127.0.0.1:{port}/nothing", 'database "nothing" does not exist'),
         ("postgres:{password}@127.0.0.1:1/postgres", "Connection refused.*"),
-        ("postgres:{password}@127.0.0.1:{port}/postgres?sslmode=require", r": set sslmode in .*, as \?sslmode=require"),
+        ("postgres:{password}@127.0.0.1:{port}/postgres?sslmode=require", r": turn TLS on .*, as \?sslmode=prefer"),
     ],
 )
 def test_why_nothing_connects_is_told_without_the_password(connect, postgres, caplog, url, reason):
@@ -254,25 +254,202 @@ def test_advice_names_a_clock_that_is_wrong(clock_ahead, store):
     assert any(re.search(r"clock is 345\d{4} s ahead", sentence) for sentence in store.advice())
 
 
+def test_a_machine_that_slept_knows_the_server_s_time_at_once(store, monkeypatch):
+    store.check()
+    steady, before = time.clock_gettime, store.now()
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: steady(clock) + DAY * (clock == time.CLOCK_BOOTTIME))
+    assert before + DAY <= store.now() <= before + DAY + 60
+
+
 def test_an_answer_is_waited_for_no_longer_than_a_second_but_by_who_may(store):
     store.check()
-    with store.transaction() as execute:
+    with store.transaction(patient=True) as execute:
         execute("SELECT pg_sleep(1.2)")
     with pytest.raises(StoreError, match="no answer within 1 s"):
         store.query("SELECT pg_sleep(30)")
     assert store.failure == ""  # a slow page says nothing of the server
-    with pytest.raises(StoreError, match="no answer within 1 s"):
-        store.execute("SELECT pg_sleep(30)")
+    with pytest.raises(StoreError, match="no answer within 1 s"), store.transaction() as execute:
+        execute("SELECT pg_sleep(30)")
     assert "no answer" in store.failure
     store.probe()
     assert store.failure == ""
+    with pytest.raises(StoreError, match="no answer within 1 s"):
+        store.execute("SELECT pg_sleep(30)")
+    assert "no answer" in store.failure
+
+
+def test_a_statement_that_is_given_up_goes_on_nowhere(store, postgres):
+    store.check()
+    with pytest.raises(StoreError, match="no answer within 1 s"):
+        store.query("SELECT pg_sleep(3000)")
+    going_on = "SELECT * FROM pg_stat_activity WHERE query LIKE '%3000)' AND state = 'active'"
+    wait_until(lambda: postgres.execute(f"{going_on} AND pid <> pg_backend_pid()") == [])
+
+
+def test_connections_that_the_server_closed_are_replaced_and_the_server_has_not_failed(store, postgres):
+    with ExitStack() as transactions:
+        for _ in range(4):
+            transactions.enter_context(store.transaction())
+    postgres.execute(END_CONNECTIONS)
+    assert record(store)
+    assert (store.failure, updates.count(store)) == ("", 1)
 
 
 def test_the_driver_s_errors_are_all_errors_of_the_store(store, postgres):
     record(store)
-    postgres.execute(END_CONNECTIONS)
-    with pytest.raises(StoreError) as error:
-        updates.count(store)
+    with pytest.raises(StoreError) as error, store.transaction() as execute:
+        postgres.execute(END_CONNECTIONS)
+        execute("SELECT 1")
     assert isinstance(error.value.__cause__, psycopg.Error)
     store.probe()
     assert updates.count(store) == 1
+
+
+def test_a_busy_pool_is_no_dead_server_and_the_update_is_spooled(store):
+    with ExitStack() as transactions:
+        for _ in range(postgres_connections.CONNECTIONS):
+            transactions.enter_context(store.transaction(patient=True))
+        assert keep_or_spool(store, update(), ["log_event"]).outcome == "spooled"
+        assert store.failure == ""
+    spool.drain(store, threading.Event())
+    assert [stored.call_id for stored in updates.since(store)] == ["call-1"]
+
+
+def test_slow_pages_leave_connections_to_updates(store, postgres):
+    record(store, "before")
+    over = threading.Event()
+
+    def look():
+        while not over.is_set():
+            with suppress(StoreError):
+                store.query("SELECT pg_advisory_lock(1)")
+
+    with psycopg.connect(postgres.url) as other, ThreadPoolExecutor(12) as pages:
+        other.execute("SELECT pg_advisory_lock(1)")
+        for _ in range(12):
+            pages.submit(look)
+        try:
+            wait_until(lambda: postgres.execute("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(4,)])
+            assert all(record(store, f"call-{number}") for number in range(50))
+        finally:
+            over.set()
+    assert store.failure == ""
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["client_encoding = 'LATIN1'", "default_transaction_isolation = 'serializable'", "statement_timeout = '5min'"],
+)
+def test_what_the_role_sets_makes_no_difference(store, postgres, setting):
+    postgres.execute(f"ALTER ROLE postgres SET {setting}")
+    try:
+        assert keep_update(store, update("ended-with-error", error="\U0001f4de"), [])
+        assert calls.get(store, "call-1").error == "\U0001f4de"
+        values = [store.query(f"SHOW {name}") for name in ("transaction_isolation", "statement_timeout")]
+        assert values == [[("read committed",)], [("900ms",)]]
+    finally:
+        postgres.execute("ALTER ROLE postgres RESET ALL")
+
+
+@pytest.mark.parametrize(
+    ("granted", "reason"), [("USAGE", "permission denied for schema public"), ("", "no schema has been selected")]
+)
+def test_a_role_that_may_not_create_tables_is_told_what_to_run(connect, postgres, granted, reason):
+    postgres.execute("CREATE ROLE \"a b\" LOGIN PASSWORD 'p'")
+    if granted:
+        postgres.execute(f'GRANT {granted} ON SCHEMA public TO "a b"')
+    try:
+        store = connect(f"postgresql://a%20b:p@127.0.0.1:{postgres.port}/postgres")
+        text = refusal(store)
+        assert reason in text
+        postgres.execute(text.partition(": run ")[2])
+        store.probe()
+        assert record(store)
+    finally:
+        postgres.empty()
+        postgres.execute('DROP OWNED BY "a b"; DROP ROLE "a b"')
+
+
+def test_tables_that_are_locked_at_a_start_hold_up_an_update_no_longer_than_a_second(connect, postgres):
+    record(connect(postgres.url), "before")
+    store = connect(postgres.url)
+    with psycopg.connect(postgres.url) as restore:
+        restore.execute("LOCK TABLE receiver, updates, calls, jobs, locks IN ACCESS EXCLUSIVE MODE")
+        assert keep_or_spool(store, update(), ["log_event"]).outcome == "spooled"
+        assert "no answer within 1 s" in store.failure
+        with pytest.raises(StoreError):
+            store.probe()
+    spool.drain(store, threading.Event())
+    assert [stored.call_id for stored in updates.since(store)] == ["before", "call-1"]
+
+
+def test_a_server_that_hangs_at_a_start_holds_up_nothing_and_the_probe_makes_the_tables(connect, new_postgres):
+    server = new_postgres()
+    store = connect(server.url)
+    server.pause()
+    try:
+        assert abs(store.now() - time.time()) < 60
+        assert keep_or_spool(store, update(), ["log_event"]).outcome == "spooled"
+        with pytest.raises(StoreError, match="no answer within 1 s"):
+            spool.drain(store, threading.Event())
+    finally:
+        server.resume()
+    wait_until(lambda: is_drained(store))
+    assert [stored.call_id for stored in updates.since(store)] == ["call-1"]
+
+
+def test_a_server_that_hangs_later_is_given_up_once_and_taken_up_by_the_probe(connect, new_postgres):
+    server = new_postgres()
+    store = connect(server.url)
+    record(store)
+    server.pause()
+    try:
+        with pytest.raises(StoreError, match="no answer within 1 s"):
+            record(store, "call-2")
+        assert keep_or_spool(store, update(call_id="call-3"), []).outcome == "spooled"
+    finally:
+        server.resume()
+    wait_until(lambda: is_drained(store))
+    assert {stored.call_id for stored in updates.since(store)} >= {"call-1", "call-3"}
+
+
+def is_drained(store):
+    with suppress(StoreError):
+        spool.drain(store, threading.Event())
+        return not store.failure and spool.waiting(store) == 0
+
+
+def test_a_server_that_went_while_nobody_asked_it_has_failed(connect, new_postgres):
+    server = new_postgres()
+    store = connect(server.url)
+    record(store)
+    server.stop()
+    with pytest.raises(StoreError):
+        record(store, "call-2")
+    assert store.failure.endswith("every connection was lost")
+    with pytest.raises(StoreError, match="Connection refused"):
+        store.probe()
+    server.start()
+    store.probe()
+    assert record(store, "call-2")
+
+
+def test_a_server_that_has_no_connection_more_for_us_has_not_failed(connect, new_postgres):
+    server = new_postgres(max_connections=5, superuser_reserved_connections=0, reserved_connections=0)
+    store = connect(server.url)
+    store.check()
+    with ExitStack() as others, store.transaction(patient=True) as execute:
+        with pytest.raises(psycopg.OperationalError, match="too many clients"):
+            for _ in range(5):
+                others.enter_context(closing(psycopg.connect(server.url)))
+        with pytest.raises(StoreError, match="busy: no connection within 1 s"):
+            record(store)
+        assert store.failure == ""
+        execute("SELECT 1")
+    assert record(store)
+
+
+def test_a_process_that_used_it_ends_and_waits_for_no_thread(postgres, tmp_path):
+    program = "import json, sys, stores; stores.create(json.loads(sys.argv[1])).check()"
+    command = [sys.executable, "-c", program, json.dumps(settings(postgres.url, tmp_path))]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=15)  # those of a pool that is open are waited for 20 s

@@ -4,14 +4,16 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import psycopg
 import pytest
 import requests
 
-from stores import StoreError, spool, updates
-from tests.conftest import PASSWORD, SECRET, URL, keep_update, message, query, signed, update, wait_until
+from app import create_app
+from stores import StoreError, locks, spool, updates
+from tests.conftest import PASSWORD, SECRET, URL, keep_or_spool, keep_update, message, query, signed, update, wait_until
 from tests.postgres import END_CONNECTIONS
 from tests.test_failures import QUICK, kill, posted, settled
 from tests.test_outages import is_done
@@ -178,6 +180,96 @@ class TestDrain:
         for db, call_id in ((store, "taken"), (store.spool, "refused")):
             assert [stored.call_id for stored in updates.since(db)] == [call_id]
         assert [record.call_id for record in caplog.records if record.message == "stays spooled"] == ["refused"]
+
+    def test_a_batch_is_waited_for_before_somebody_is_forgotten_who_stays_forgotten(
+        self, store, store_settings, clock, monkeypatch
+    ):
+        move, acquire = spool._move, locks.acquire
+        moving, goes_on, refused = threading.Event(), threading.Event(), threading.Event()
+
+        def move_slowly(*args):
+            moving.set()
+            goes_on.wait(20)
+            return move(*args)
+
+        def acquire_and_tell(*args):
+            return acquire(*args) or refused.set()
+
+        monkeypatch.setattr(spool, "_move", move_slowly)
+        monkeypatch.setattr(locks, "acquire", acquire_and_tell)
+        forget = create_app(store_settings | {"CLOCK": clock}).test_cli_runner().invoke
+        keep_update(store.spool, update(), [])
+        with ThreadPoolExecutor(2) as pool:
+            drain = pool.submit(spool.drain, store, threading.Event())
+            assert moving.wait(20)
+            answer = pool.submit(forget, args=["forget", "+31612345678"])
+            assert refused.wait(20)
+            goes_on.set()
+        assert drain.result()
+        assert answer.result().output == "1 calls, 1 updates, 0 jobs removed\n"
+        assert (updates.count(store), spool.waiting(store)) == (0, 0)
+
+    def test_a_long_one_lets_others_have_the_lock_now_and_then(self, store, monkeypatch):
+        monkeypatch.setattr(spool, "TURN", 0)
+        keep_update(store.spool, update(), [])
+        assert spool.drain(store, threading.Event()) is False
+        with spool.locked(store.spool):
+            assert spool.drain(store, threading.Event()) is False
+        assert spool.waiting(store) == 1
+
+    def test_one_goes_on_where_the_clock_was_set_back_meanwhile(self, store, clock):
+        keep_update(store.spool, update(), [])
+        clock.now += 3600
+        assert locks.acquire(store.spool, spool.LOCK, spool.BATCH_TIME)
+        clock.now -= 3600
+        assert spool.drain(store, threading.Event())
+        assert updates.count(store) == 1
+
+    def test_a_spool_that_has_no_room_takes_nothing_more_and_is_drained(self, store):
+        keep_update(store.spool, update(), [])
+        store.spool._reserve = 10**18
+        with pytest.raises(StoreError, match="calls.db.spool: less than 1000000000000 MB are free"):
+            keep_update(store.spool, update("ended"), [])
+        assert spool.drain(store, threading.Event())
+        assert (updates.count(store), spool.waiting(store)) == (1, 0)
+
+    def test_at_a_stop_it_goes_on_until_the_server_is_back_or_the_time_is_over(self, store, postgres, caplog):
+        store.check()
+        postgres.execute("ALTER TABLE updates RENAME TO away")
+        assert keep_or_spool(store, update(), []).outcome == "spooled"
+        spool.drain_at_stop(store, time.monotonic())
+        assert [record.fields for record in caplog.records if "stopped" in record.message] == [{"spooled": 1}]
+        with ThreadPoolExecutor() as pool:
+            pool.submit(spool.drain_at_stop, store, time.monotonic() + 60)
+            postgres.execute("ALTER TABLE away RENAME TO updates")
+        assert (updates.count(store), spool.waiting(store)) == (1, 0)
+
+    def test_an_update_that_cannot_be_read_stays_and_holds_up_no_other(self, store):
+        for call_id in ("unreadable", "taken"):
+            keep_update(store.spool, update(call_id=call_id), [])
+        store.spool.execute("UPDATE updates SET message = '{}' WHERE call_id = 'unreadable'")
+        assert spool.drain(store, threading.Event())
+        assert [stored.call_id for stored in updates.since(store)] == ["taken"]
+
+
+def ruin(path):
+    path.write_bytes(b"not a database, but long enough to be taken for one" * 100)
+
+
+@pytest.mark.parametrize("spoil", [ruin, Path.mkdir])
+def test_a_spool_that_cannot_be_used_is_said_and_hinders_nothing(receiver, postgres, tmp_path, spoil):
+    spoil(tmp_path / "calls.db.spool")
+    one = receiver(DATABASE_URL=postgres.url, limits=QUICK)
+    assert one.post(message()).text == "OK"
+    health = requests.get(f"{one.url}/healthz", timeout=10)
+    assert (health.status_code, health.json()["status"]) == (200, "ok")
+    assert requests.get(f"{one.url}/", auth=("", PASSWORD), timeout=10).status_code == 200
+    for command in (["export"], ["check"], ["forget", "+31612345678"]):
+        done = one.flask(*command)
+        assert done.returncode == 0
+        assert "calls.db.spool" in done.stderr
+    assert call_ids(one) == set()
+    assert one.stop() == 0
 
 
 def test_where_server_and_spool_are_gone_it_answers_503_and_logs_the_message(receiver, server):

@@ -328,19 +328,27 @@ class TestLocks:
         assert locks.ends_at(store, "prune") == clock.now + 60
         assert locks.ends_at(store, "nothing") is None
 
-    def test_it_can_be_prolonged_and_let_go_and_one_of_no_seconds_is_anybody_s(self, store):
+    def test_it_can_be_prolonged_and_let_go(self, store):
         locks.renew(store, "report", 60)
-        assert not locks.acquire(store, "report", 5)
+        assert not locks.acquire(store, "report", 5, longest=60)
         locks.renew(store, "report", 0)
-        assert [locks.acquire(store, "report", seconds) for seconds in (0, 0, 5, 5)] == [True, True, True, False]
+        assert [locks.acquire(store, "report", seconds) for seconds in (0, 5, 5)] == [True, True, False]
 
-    def test_one_made_by_a_clock_that_ran_ahead_does_not_hold(self, store, clock):
-        clock.now += 40 * DAY
-        locks.acquire(store, "prune", DAY)
+    @pytest.mark.parametrize(("seconds", "longest"), [(DAY, None), (5, 60)])
+    def test_one_that_ends_later_than_anybody_locks_it_for_is_over(self, store, clock, seconds, longest):
+        """It was made before the clock was set back."""
+        clock.now += 3600
+        assert locks.acquire(store, "prune", seconds, longest)
+        locks.renew(store, "prune", longest or seconds)
         clock.now = NOW
-        assert locks.acquire(store, "prune", DAY)
-        assert not locks.acquire(store, "prune", DAY)
-        assert locks.ends_at(store, "prune") == NOW + DAY
+        assert locks.acquire(store, "prune", seconds, longest)
+        assert not locks.acquire(store, "prune", seconds, longest)
+        assert locks.ends_at(store, "prune") == NOW + seconds
+
+    def test_the_processes_clocks_may_differ_by_a_second(self, store, clock):
+        assert locks.acquire(store, "prune", 60)
+        clock.now -= 1
+        assert not locks.acquire(store, "prune", 60)
 
 
 START = "2025-12-13T12:00:00Z"
@@ -601,6 +609,17 @@ def test_refusals_are_counted_by_the_hour_and_reason(store):
     ]
     retention.prune(store, HOUR, 10)
     assert refusals.since(store, 0) == [RefusalCount("stale", 5, HOUR + 5), RefusalCount("unsigned", 1, HOUR + 6)]
+
+
+@pytest.mark.parametrize(("reason", "latest"), [(None, NOW), ("a\ud800b", NOW), ("stale", None), ("stale", 2**70)])
+def test_a_row_that_the_database_takes_never_is_refused_and_ends_nothing(store, reason, latest):
+    store.check()
+    insert = "INSERT INTO refusals (hour, reason, times, latest) VALUES (0, :reason, CAST(:latest AS BIGINT), 0)"
+    with pytest.raises(Refused, match=r"calls\.db: |127\.0\.0\.1:[0-9]+: "):
+        store.execute(insert, {"reason": reason, "latest": latest})
+    assert store.failure == ""
+    assert refusals.since(store, 0) == []
+    assert record(store)
 
 
 def test_it_advises_in_sentences(store):

@@ -65,7 +65,8 @@ def _start(app: Flask) -> Callable[[], None]:
         if stopping.is_set():
             return
         stopping.set()
-        end = time.monotonic() + app.config["STOP_WORK"]
+        started = time.monotonic()
+        end = started + app.config["STOP_WORK"]
         for worker in workers.values():
             worker.stop()
         for worker in workers.values():
@@ -74,6 +75,8 @@ def _start(app: Flask) -> Callable[[], None]:
             thread.join(max(end - time.monotonic(), 0))
         settler.stop(app.config["STOP_WRITES"])
         with app.app_context():
+            if app.config["EPHEMERAL_DISK"]:
+                spool.drain_at_stop(get_store(), started + app.config["STOP"])
             _log_pending()
 
     return stop

@@ -29,7 +29,8 @@ def upkeep(stopping: Event) -> None:
             logger.warning("active_calls not mirrored", extra={"error": str(error)})
     if locks.acquire(store, "prune", DAY):
         prune(stopping)
-    if config["PROVIDER_API_KEY"] and locks.acquire(store, "reconcile", config["CHECK_EVERY"]):
+    longest = config["CHECK_EVERY"] + 3600  # the provider's Retry-After is an hour at most
+    if config["PROVIDER_API_KEY"] and locks.acquire(store, "reconcile", config["CHECK_EVERY"], longest):
         for call, result in reconcile():
             logger.info("checked a call with the provider", extra={"call_id": call.id, "fields": {"result": result}})
             if stopping.is_set():

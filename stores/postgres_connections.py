@@ -1,0 +1,130 @@
+"""Connections to PostgreSQL: how they are set up, how long they wait for an answer, and what their errors mean."""
+
+import functools
+import logging
+import re
+import select
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psycopg
+from psycopg.abc import RV, PQGen
+from psycopg_pool import ConnectionPool
+
+from stores.database import Rows
+
+CONNECTIONS = 8  # a process; the smallest plans allow 20 in all
+LIFETIME = 600.0  # seconds of a connection; a new one also looks at the server's clock again
+ANSWER = 1.0  # seconds to wait for an answer, and for a connection
+SLOW_ANSWER = 60.0  # where nobody waits
+OPTIONS: dict[str, Any] = {
+    "autocommit": True,
+    "prepare_threshold": None,  # as poolers need it
+    "connect_timeout": 2,  # seconds, the least that PostgreSQL's library takes
+    "client_encoding": "UTF8",
+}
+# By a statement, as poolers refuse such options at a connection's start. The server ends a statement that takes too
+# long a little before it is given up here.
+SET_UP = f"""SELECT set_config('default_transaction_isolation', 'read committed', false),
+  set_config('statement_timeout', '{900 * ANSWER:.0f}', false), date_part('epoch', clock_timestamp())"""
+BAD_VALUES = (psycopg.DataError, psycopg.IntegrityError, UnicodeError, OverflowError)
+REMEDIES = {
+    "authentication failed": "set DATABASE_URL to the right user and password",
+    "does not support SSL": "turn TLS on at the server, or set sslmode in DATABASE_URL, as ?sslmode=prefer",
+    "SSL|certificate|no encryption": "set sslmode in DATABASE_URL, as ?sslmode=require",
+    "denied for schema|no schema": 'run GRANT USAGE, CREATE ON SCHEMA public TO "{user}"',
+    "permission denied": 'run GRANT ALL ON ALL TABLES IN SCHEMA public TO "{user}"',
+}
+
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that waits for an answer no longer than `patience`: a server that is stopped takes every packet.
+
+    `wait` is internal to psycopg; nothing public bounds the wait for an answer."""
+
+    patience = ANSWER
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        return super().wait(gen, interval, timeout or self.patience)
+
+    def set_up(self) -> float:
+        """Set what neither the role nor the server may. Returns how far the server's clock is ahead of `steady`."""
+        ((*_, now),) = self.execute(SET_UP).fetchall()
+        ahead: float = now - steady()
+        return ahead
+
+    def be_patient(self) -> None:
+        """Let each statement of the transaction that is open take SLOW_ANSWER."""
+        self.patience = SLOW_ANSWER
+        self.execute(f"SET LOCAL statement_timeout = {900 * SLOW_ANSWER:.0f}")
+
+    def is_dead(self) -> bool:
+        """Whether the server has closed it: then there is something to read before anything was asked."""
+        poll = select.poll()
+        poll.register(self, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def run(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
+        cursor = self.execute(_native(sql), values)
+        return cursor.fetchall() if cursor.description else []
+
+
+Pool = ConnectionPool[Connection]
+logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # each failure is logged where it is noticed
+
+
+def new_pool(
+    url: str, options: dict[str, Any], set_up: Callable[[Connection], None], failed: Callable[[Pool], None]
+) -> Pool:
+    """A pool that is empty at first. It calls `set_up` with each new connection, `failed` where none could be made."""
+    return ConnectionPool(
+        url,
+        connection_class=Connection,
+        kwargs=options,
+        configure=set_up,
+        reconnect_failed=failed,
+        min_size=0,
+        max_size=CONNECTIONS,
+        max_lifetime=LIFETIME,
+        reconnect_timeout=0,
+        open=True,
+    )
+
+
+def take(pool: Pool) -> Connection:
+    """A connection that the server has not closed. Those that it has closed are replaced at once.
+
+    The pool's own check asks the server each time, and waits longer for each connection that is dead. Raises
+    psycopg.Error."""
+    end = time.monotonic() + ANSWER
+    while (connection := pool.getconn(end - time.monotonic())).is_dead():
+        connection.close()
+        pool.putconn(connection)
+    connection.patience = ANSWER
+    return connection
+
+
+@functools.lru_cache(256)
+def _native(sql: str) -> str:
+    """`sql` with psycopg's marks for its parameters."""
+    return re.sub(r":(\w+)", r"%(\1)s", sql.replace("%", "%%"))
+
+
+def steady() -> float:
+    """Seconds that go on while the machine sleeps, where it has such a clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def is_slow(error: Exception) -> bool:
+    """Whether there was no answer in time."""
+    return isinstance(error, psycopg.errors.QueryCanceled) or "timeout expired" in str(error)
+
+
+def explain(error: Exception, user: str) -> str:
+    """Why, in one line, and what to do where that is clear."""
+    if is_slow(error):
+        return f"no answer within {ANSWER:.0f} s"
+    text = " ".join(str(error).split()).removeprefix("connection failed: ")
+    remedy = next((remedy for pattern, remedy in REMEDIES.items() if re.search(pattern, text)), "")
+    return text[:300] + (f": {remedy.format(user=user)}" if remedy else "")
