@@ -21,7 +21,17 @@ logger = logging.getLogger(__name__)
 STATUS_UPDATE = "status-update"  # the type of these messages
 IN_PROGRESS, ENDED, ENDED_WITH_ERROR = "in-progress", "ended", "ended-with-error"
 FINAL = (ENDED, ENDED_WITH_ERROR)
+FAILED = (ENDED_WITH_ERROR, "failed", "rejected", "insufficient-credits")  # a call ended with an error
 MAX_METADATA_BYTES, MAX_METADATA_DEPTH = 16 * 1024, 16
+
+# What two errors of one kind may differ in: ids, addresses, decimals and long numbers. SIP 486 and SIP 503 stay apart.
+_VARIES = re.compile(
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    r"|[0-9]+(?:\.[0-9]+)+"
+    r"|(?<![0-9a-z])(?:0x)?[0-9a-f]{8,}(?![0-9a-z])"
+    r"|[0-9]{4,}",
+    re.IGNORECASE | re.ASCII,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +74,8 @@ class StatusUpdate:
 
     @property
     def error_group(self) -> str | None:
-        """The same for errors that differ in digits only; None where the call did not end with one."""
-        return re.sub(r"[0-9]+", "#", self.error or "")[:256] if self.call.status == ENDED_WITH_ERROR else None
+        """The same for errors of one kind; None where the call did not end with one."""
+        return _VARIES.sub("#", self.error or "")[:256] if self.call.status in FAILED else None
 
 
 def storable(text: str) -> str:

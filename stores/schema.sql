@@ -8,7 +8,7 @@ CREATE TABLE updates (
   received_at DOUBLE PRECISION NOT NULL,
   kept_at DOUBLE PRECISION NOT NULL,
   message TEXT NOT NULL, -- JSON, as the provider sent it, less what is not kept
-  error_group TEXT, -- the same for errors that differ in digits only
+  error_group TEXT, -- the same for errors of one kind
   UNIQUE (call_id, status)
 );
 CREATE INDEX updates_received ON updates (received_at);

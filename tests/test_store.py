@@ -253,12 +253,12 @@ class TestJobs:
         assert [jobs_of(store, call_id) for call_id in ("tried", "leased")] == right
 
     def test_alike_errors_that_a_handler_has_still_to_do_are_found_and_ended_together(self, store):
-        def fail(call_id, *outcomes, error="SIP 486", handlers=("alert", "other")):
+        def fail(call_id, *outcomes, error="call 1486 failed", handlers=("alert", "other")):
             fields = {"status": "ended-with-error", "call_id": call_id, "error": error}
             return settled(store, *outcomes, handlers=handlers, **fields)
 
-        one = update("ended-with-error", "one", error="SIP 1")
-        fail("one", error="SIP 1")
+        one = update("ended-with-error", "one", error="call 1001 failed")
+        fail("one", error="call 1001 failed")
         fail("done", done("alert"))
         fail("done later", Job("alert", "done", None, 2, NOW, "x", NOW))
         fail("failed", failed("alert"))
@@ -266,7 +266,7 @@ class TestJobs:
         fail("else", error="STT failed")
         record(store, "ended", "well", handlers=["alert"])
         assert jobs.with_same_error(store, "alert", one) == []
-        found = [fail("pending", failing("alert")), fail("leased", error="SIP 2")]
+        found = [fail("pending", failing("alert")), fail("leased", error="call 1002 failed")]
         assert jobs.with_same_error(store, "alert", one) == found
         late = fail("late")
         jobs.finish(store, ["alert"], found)
