@@ -11,13 +11,15 @@ from typing import Any
 
 from flask import Response, abort, request
 
+from dashboard.figures import remembered
 from dashboard.presenters import SHOWN, call_state
 from schemas.times import parse_time
-from stores import Database
+from stores import Database, search
 from stores.records import Call
-from stores.search import Filters, Page, find
+from stores.search import Choices, Filters, Page, find
 
 NAMES = [field.name for field in fields(Filters)]
+CHOSEN_AGAIN = 60.0  # seconds for which the same is offered to choose from
 # What a spreadsheet would take for a formula or a number, which it writes in its own way.
 _NO_TEXT = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]|[0-9.,]+(?:[eE][0-9]+)?\Z")
 
@@ -37,6 +39,11 @@ def page(db: Database) -> Page:
     """The page of the list that the URL asks for."""
     at, _, id = request.args.get("before", "").partition("~")
     return find(db, filters(), (_number(at), id) if at else None)
+
+
+def choices(db: Database) -> Choices:
+    """What the form offers to choose from: what the calls have that are kept."""
+    return remembered("choices", CHOSEN_AGAIN, db.now(), lambda: search.choices(db))
 
 
 def before(page: Page) -> str | None:

@@ -35,6 +35,7 @@ CREATE TABLE calls (
   line TEXT,
   line_name TEXT,
   customer TEXT,
+  digits TEXT, -- those of the customer's number; of a SIP URI those of its user
   received_at DOUBLE PRECISION NOT NULL, -- its first update
   started_at DOUBLE PRECISION,
   start_received_at DOUBLE PRECISION,
@@ -48,16 +49,9 @@ CREATE TABLE calls (
   hour BIGINT NOT NULL, -- the hour that received_at is in, as the Unix time it began
   updated_at DOUBLE PRECISION NOT NULL -- its latest update
 );
--- Each index answers one filter of the list of calls, newest first; every update pays for those without a WHERE.
 CREATE INDEX calls_active ON calls (start_received_at) WHERE start_received_at IS NOT NULL AND end_received_at IS NULL;
 CREATE INDEX calls_received ON calls (received_at);
-CREATE INDEX calls_line ON calls (line, received_at);
-CREATE INDEX calls_type ON calls (type, received_at);
-CREATE INDEX calls_ending ON calls (substr(customer, length(customer) - 3), received_at);
-CREATE INDEX calls_failed ON calls (received_at) WHERE status = 'ended-with-error';
-CREATE INDEX calls_error ON calls (coalesce(error, ''), received_at) WHERE status = 'ended-with-error';
-CREATE INDEX calls_other ON calls (received_at) WHERE status NOT IN ('in-progress', 'ended', 'ended-with-error');
-CREATE INDEX calls_hourly ON calls (hour, line, status, error, received_at, started_at, ended_at);
+CREATE INDEX calls_ending ON calls (substr(digits, length(digits) - 3), received_at);
 
 -- What is wrong with the receiver itself, for as long as that lasts, and when it was last reported.
 CREATE TABLE troubles (

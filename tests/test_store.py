@@ -15,7 +15,7 @@ from tests.race import PROCESSES, THREADS, racing
 LEASE = NOW + 60
 HANDLERS = ("log_event", "update_crm")
 HOUR = int(NOW // 3600 * 3600)
-LINE = "+31850835037"
+LINE, NAME = "+31850835037", "HMS Sovereign Demo"
 DAY = 24 * 3600
 
 
@@ -113,7 +113,7 @@ class TestTexts:
         call = calls.get(store, text)
         assert recent(store, 9, text) == [call]
         assert (call.line, call.line_name, call.customer, call.error, call.end_reason) == (text,) * 5
-        assert calls.tallies(store, 0)[0][1] == text
+        assert calls.tallies(store, 0)[0][2] == text
         assert locks.acquire(store, text, 60)
         assert retention.forget(store, text) == {"calls": 1, "updates": 1, "jobs": 1}
 
@@ -335,7 +335,7 @@ class TestCalls:
         assert (call.status, call.seconds, call.error, call.end_reason) == ("ended", 300, None, "user_hangup")
         assert (call.received_at, call.customer, call.line) == (NOW - 1, "+31612345678", "+31850835037")
         assert calls.active(store) == []
-        assert calls.tallies(store, NOW - 3600) == [(LINE, None, Tally(1, 0, 1, 300.0, NOW - 1))]
+        assert calls.tallies(store, NOW - 3600) == [(LINE, NAME, None, Tally(1, 0, 1, 300.0, NOW - 1))]
 
     @pytest.mark.parametrize("statuses", [("ended", "ended-with-error"), ("queued", "ringing")])
     def test_updates_received_at_once_give_the_same_call_in_any_order(self, store, statuses):
@@ -378,7 +378,7 @@ class TestCalls:
         record(store, "in-progress", timestamp=END)
         record(store, "ended", timestamp=START)
         assert calls.get(store, "call-1").seconds is None
-        assert [tally for _, _, tally in calls.tallies(store, 0)] == [Tally(1, 0, 0, 0.0, NOW)]
+        assert [tally for *_, tally in calls.tallies(store, 0)] == [Tally(1, 0, 0, 0.0, NOW)]
 
     def test_one_is_not_found_by_the_first_digits_of_its_number(self, store):
         record(store, customer={"number": "+31600000001"})
@@ -393,17 +393,39 @@ class TestCalls:
         assert calls.count_active(store) == 4
         assert [calls.count_active(store, after=NOW), calls.count_active(store, until=NOW)] == [3, 1]
 
-    def test_they_are_counted_by_the_hour_they_were_first_heard_of(self, store):
-        hour = HOUR + 3600
-        for index, (received_at, error) in enumerate([(hour - 1, None), (hour, "SIP 486"), (hour + 1, "SIP 486")]):
-            record(store, "in-progress", f"call-{index}", received_at, timestamp=START)
-            status = "ended-with-error" if error else "ended"
-            record(store, status, f"call-{index}", hour + 9, timestamp=END, error=error)
-        first = (LINE, None, Tally(1, 0, 1, 300.0, hour - 1))
-        second = (LINE, "SIP 486", Tally(2, 2, 2, 600.0, hour + 1))
-        assert sorted(calls.tallies(store, HOUR + 100), key=repr) == sorted([first, second], key=repr)
-        assert calls.tallies(store, HOUR + 100, hour) == [first]
-        assert calls.tallies(store, hour) == [second]
+    def test_they_are_counted_by_line_and_error_when_they_were_first_heard_of(self, store):
+        outcomes = [("ended", None), ("ended-with-error", "SIP 486"), ("ended-with-error", "SIP 486")]
+        for index, (status, error) in enumerate(outcomes):
+            record(store, "in-progress", f"call-{index}", HOUR + index, timestamp=START)
+            record(store, status, f"call-{index}", HOUR + 9, timestamp=END, error=error)
+        record(store, "rejected", "no line", HOUR + 3, phone_number=None)
+        record(store, "ringing", "renamed", HOUR + 4, phone_number={"number": LINE, "name": "Front desk"})
+        expected = [
+            (LINE, "Front desk", None, Tally(1, 0, 0, 0.0, HOUR + 4)),
+            (LINE, NAME, None, Tally(1, 0, 1, 300.0, HOUR)),
+            (LINE, NAME, "SIP 486", Tally(2, 2, 2, 600.0, HOUR + 2)),
+            (None, None, "", Tally(1, 1, 0, 0.0, HOUR + 3)),
+        ]
+        assert sorted(calls.tallies(store, HOUR), key=repr) == sorted(expected, key=repr)
+        assert calls.tallies(store, HOUR + 4) == expected[:1]
+        assert calls.tallies(store, HOUR, HOUR + 1) == expected[1:2]
+        assert calls.tally(store, HOUR, HOUR + 4) == Tally(4, 3, 3, 900.0, HOUR + 3)
+        assert calls.tally(store, HOUR + 5, HOUR + 9) == Tally()
+
+    def test_the_digits_of_one_are_of_the_customer_that_stands(self, store):
+        def kept():
+            return store.query("SELECT customer, digits FROM calls")[0]
+
+        record(store, customer=None)
+        assert kept() == (None, None)
+        for status, customer, expected in (
+            ("ringing", "sip:bob7@10.0.0.1", ("sip:bob7@10.0.0.1", "7")),
+            ("ended", "+31 (0)6 1234-5678", ("+31 (0)6 1234-5678", "31612345678")),
+            ("billed", "anonymous", ("+31 (0)6 1234-5678", "31612345678")),
+            ("billed 2", "(202) 555-0143", ("(202) 555-0143", "2025550143")),
+        ):
+            record(store, status, customer={"number": customer})
+            assert kept() == expected
 
     def test_it_is_noted_when_one_was_checked_with_the_provider(self, store):
         record(store)
@@ -428,7 +450,7 @@ class TestRetention:
         left = {"other", "call-_+316123456789_abc"}
         assert {stored.call_id for stored in updates.since(store)} == left
         assert {call.id for call in recent(store, 50)} == left
-        assert sum(tally.calls for _, _, tally in calls.tallies(store, 0)) == 2
+        assert calls.tally(store, 0, NOW + 1).calls == 2
         assert retention.forget(store, "+31612345678") == {"calls": 0, "updates": 0, "jobs": 0}
 
     @pytest.mark.parametrize("number", ["+31622222222", "\u00e9\t\\\"%_'", "2\\"])
@@ -459,7 +481,7 @@ class TestRetention:
         assert [retention.prune(store, NOW, 3) for _ in range(3)] == [(3, 3), (1, 1), (0, 0)]
         assert {stored.call_id for stored in updates.since(store)} == {"old-0", "new"}
         assert {call.id for call in recent(store, 50)} == {"old-0", "new"}
-        assert sum(tally.calls for _, _, tally in calls.tallies(store, 0)) == 2
+        assert calls.tally(store, 0, NOW + 1).calls == 2
         assert [each.failed for each in jobs.backlog(store) if each.handler == "update_crm"] == [0]
 
     def test_a_call_goes_with_the_last_of_its_updates(self, store):
