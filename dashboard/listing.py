@@ -20,8 +20,10 @@ from stores.search import Choices, Filters, Page, find
 
 NAMES = [field.name for field in fields(Filters)]
 CHOSEN_AGAIN = 60.0  # seconds for which the same is offered to choose from
-# What a spreadsheet would take for a formula or a number, which it writes in its own way.
-_NO_TEXT = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]|[0-9.,]+(?:[eE][0-9]+)?\Z")
+# What a spreadsheet takes for the beginning of a cell, and of a formula in it, also where `;` separates its cells; and
+# what it takes for a number that it writes in its own way.
+_FORMULA = re.compile(r"(\A|[;\t\r\n])([\s\"]*[=+\-@＝＋－＠])")
+_NUMBER = re.compile(r"[0-9.,]+(?:[eE][0-9]+)?")
 
 
 def asked() -> dict[str, str]:
@@ -68,15 +70,25 @@ def _every_call(db: Database, wanted: Filters) -> Iterator[Call]:
 
 
 def _csv(states: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Lines that Excel, LibreOffice and Google read alike: as UTF-8, times as times, nothing as a formula."""
     writer = csv.writer(SimpleNamespace(write=str))  # which returns the line that it is given
-    yield "\ufeff" + writer.writerow(SHOWN)  # or Excel does not take it for UTF-8
+    times = {name for name in SHOWN if name.endswith("_at")}
+    yield "\ufeff" + writer.writerow(f"{name} (UTC)" if name in times else name for name in SHOWN)
     for state in states:
-        yield writer.writerow(map(_cell, state.values()))
+        yield writer.writerow(
+            _time(value) if name in times else spreadsheet_cell(value) for name, value in state.items()
+        )
 
 
-def _cell(value: Any) -> Any:
+def _time(iso: str | None) -> str | None:
+    return iso and iso[:19].replace("T", " ")
+
+
+def spreadsheet_cell(value: Any) -> Any:
     """A cell's value; an apostrophe makes a text of what a spreadsheet would take for something else."""
-    return f"'{value}" if isinstance(value, str) and _NO_TEXT.match(value) else value
+    if not isinstance(value, str) or re.fullmatch(r"\+[0-9]{1,15}", value):
+        return value
+    return f"'{value}" if _NUMBER.fullmatch(value) else _FORMULA.sub(r"\1'\2", value)
 
 
 def _seconds(text: str) -> float:

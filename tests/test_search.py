@@ -9,6 +9,7 @@ import pytest
 
 import stores
 from dashboard.figures import FRESH
+from dashboard.listing import spreadsheet_cell
 from schemas.status_update import FAILED
 from stores import calls, jobs, numbers, search, updates
 from stores.records import Job
@@ -437,14 +438,16 @@ class TestDownloads:
         client.post(URL, json=message("ended-with-error", "=1+1", **formulas))
         client.post(URL, json=message("ended", "well", **line("+3110", 'خط أول, "one"\n')))
 
-    def test_csv_has_numbers_as_text_and_no_formula(self, client):
+    def test_csv_has_times_and_numbers_as_they_are_and_no_formula(self, client):
         answer = client.get("/calls.csv")
         assert answer.is_streamed and answer.mimetype == "text/csv"
         assert "attachment" in answer.headers["Content-Disposition"]
         well, failed = csv.DictReader(io.StringIO(answer.text.removeprefix("\ufeff"), newline=""))
-        assert (failed["id"], failed["customer"], failed["error"]) == ("'=1+1", "'+31612345678", "'@SUM(A1)")
+        assert (failed["id"], failed["customer"], failed["error"]) == ("'=1+1", "+31612345678", "'@SUM(A1)")
         assert (failed["line"], failed["line_name"]) == ("'0850835037", "'=cmd|' /C'!A0")
         assert (well["id"], well["line_name"], well["error"], well["seconds"]) == ("well", 'خط أول, "one"\n', "", "")
+        assert (well["received_at (UTC)"], well["started_at (UTC)"]) == ("2027-01-15 08:30:00", "")
+        assert well["ended_at (UTC)"] == "2025-12-13 12:00:00"
 
     def test_lines_of_json_are_what_calls_json_has(self, client):
         lines = [json.loads(each) for each in client.get("/calls.jsonl").text.splitlines()]
@@ -457,6 +460,31 @@ class TestDownloads:
         text = client.get(f"/calls.{kind}?status=other").text
         assert len(text.splitlines()) == 1200 + (kind == "csv")
         assert client.get(f"/calls.{kind}?since=x").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("+31612345678", "+31612345678"),
+        ("+123456789012345", "+123456789012345"),
+        ("+1234567890123456", "'+1234567890123456"),
+        ("+31 6 12345678", "'+31 6 12345678"),
+        ("+1+cmd|' /C calc'!A0", "'+1+cmd|' /C calc'!A0"),
+        ("0612345678", "'0612345678"),
+        ("1e5", "'1e5"),
+        ("-1", "'-1"),
+        (" =1", "' =1"),
+        ("x;=HYPERLINK(1)", "x;'=HYPERLINK(1)"),
+        ('x; "@SUM(1)";-2', "x;' \"@SUM(1)\";'-2"),
+        ("x\n=1\r+1\t-1", "x\n'=1\r'+1\t'-1"),
+        ("+1;=2", "'+1;'=2"),
+        ("SIP 486; no answer - a=b", "SIP 486; no answer - a=b"),
+        (None, None),
+        (60.5, 60.5),
+    ],
+)
+def test_a_cell_is_no_formula_whatever_separates_cells(text, cell):
+    assert spreadsheet_cell(text) == cell
 
 
 def test_ids_sort_by_their_bytes_whatever_the_language_of_the_database(postgres, tmp_path, clock):
