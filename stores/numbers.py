@@ -28,5 +28,8 @@ def digits(number: str) -> str:
 def are_same(one: str, other: str) -> bool:
     """Whether these are the digits of one number: all of them or, where both have so many, the last nine or more. The
     zeros that are dialled before a number do not count."""
-    short, long = sorted((one.lstrip("0"), other.lstrip("0")), key=len)
-    return short == long or (len(short) >= SHARED and long.endswith(short))
+    return one.lstrip("0") == other.lstrip("0") or _is_end(one, other) or _is_end(other, one)
+
+
+def _is_end(digits: str, number: str) -> bool:
+    return any(len(end) >= SHARED and number.endswith(end) for end in (digits, digits.lstrip("0")))
