@@ -44,13 +44,13 @@ def figures(db: Database, now: float, days: int = 1) -> dict[str, Any]:
 def _figures(db: Database, now: float, days: int) -> dict[str, Any]:
     since, step = first_hour(now, days), PERIODS[days]
     bars, lines, errors = (defaultdict[Any, Tally](Tally) for _ in range(3))
-    names: dict[str | None, tuple[float, str]] = {}
+    names: dict[str | None, str] = {}
     for start in range(since, since + days * DAY, step):
         bars[start] = Tally()
         for line, name, error, tally in calls.tallies(db, start, start + step):
             bars[start].add(tally)
             lines[line].add(tally)
-            names[line] = max(names.get(line, (0.0, "")), (tally.latest if name else 0.0, name or ""))
+            names |= {line: name} if name else {}  # what it was last called stands
             if error is not None:
                 errors[error].add(tally)
     whole = Tally()
@@ -65,7 +65,7 @@ def _figures(db: Database, now: float, days: int) -> dict[str, Any]:
             {"error": error, "calls": tally.calls, "latest": iso(tally.latest)} for error, tally in _most(errors)
         ],
         "more_errors": max(len(errors) - LISTED, 0),
-        "lines": [{"line": line, "line_name": names[line][1] or None, **_rates(tally)} for line, tally in _most(lines)],
+        "lines": [{"line": line, "line_name": names.get(line), **_rates(tally)} for line, tally in _most(lines)],
         "more_lines": max(len(lines) - LISTED, 0),
     }
 

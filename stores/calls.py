@@ -14,7 +14,7 @@ MAX_ERROR = 300  # characters; the update itself has all of them
 
 COLUMNS = ", ".join(field.name for field in fields(Call))
 FAILED_STATUS = f"status IN {FAILED}"
-_TALLY = f"count(*), count(CASE WHEN {FAILED_STATUS} THEN 1 END), count(seconds), coalesce(sum(seconds), 0)"
+_TIMES = "count(seconds), coalesce(sum(seconds), 0), coalesce(max(received_at), 0)"
 _RECEIVED = "received_at >= :since AND received_at < :until"
 _DETAILS = ("type", "line", "line_name", "customer")
 _FINAL = ("ended_at", "end_received_at", "error", "end_reason")
@@ -97,19 +97,23 @@ def count_active(db: Database, after: float = 0, until: float = inf) -> int:
 
 def tally(db: Database, since: float, until: float) -> Tally:
     """The calls that were first heard of from `since` until `until`, counted."""
-    sql = f"SELECT {_TALLY}, coalesce(max(received_at), 0) FROM calls WHERE {_RECEIVED}"
+    counted = f"count(*), count(CASE WHEN {FAILED_STATUS} THEN 1 END), {_TIMES}"
+    sql = f"SELECT {counted} FROM calls WHERE {_RECEIVED}"
     return Tally(*db.query(sql, {"since": since, "until": until})[0])
 
 
 def tallies(db: Database, since: float, until: float = inf) -> list[tuple[str | None, str | None, str | None, Tally]]:
-    """The same counted by line, the line's name and error: the message of those that ended with one ('' where it had
-    none), else None."""
+    """The same counted by line and error: the line, a name of it, the message of those that ended with an error (''
+    where it had none), and how many they are."""
     rows = db.query(
-        f"SELECT line, line_name, CASE WHEN {FAILED_STATUS} THEN coalesce(error, '') END, {_TALLY}, max(received_at)"
-        f" FROM calls WHERE {_RECEIVED} GROUP BY 1, 2, 3",
+        f"SELECT line, max(line_name), CASE WHEN {FAILED_STATUS} THEN coalesce(error, '') END, count(*), {_TIMES}"
+        f" FROM calls WHERE {_RECEIVED} GROUP BY 1, 3",
         {"since": since, "until": until},
     )
-    return [(line, name, error, Tally(*counts)) for line, name, error, *counts in rows]
+    return [
+        (line, name, error, Tally(calls, calls if error is not None else 0, *times))
+        for line, name, error, calls, *times in rows
+    ]
 
 
 def note_checked(db: Database, call_id: str, *, unknown: bool) -> None:

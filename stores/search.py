@@ -21,7 +21,7 @@ _BY_NUMBER = f"""id IN (SELECT id FROM calls WHERE substr(digits, length(digits)
     AND (digits LIKE :suffix
       OR length(ltrim(digits, '0')) >= {numbers.SHARED} AND :digits LIKE '%' || ltrim(digits, '0'))
   UNION ALL SELECT id FROM calls WHERE {_BY_ID})"""
-_BY_TEXT = f"({_BY_ID} OR customer = :search OR replace(customer, :user, '') <> customer)"
+_BY_TEXT = f"({_BY_ID} OR customer = :search OR customer LIKE '%@%' AND replace(customer, :user, '') <> customer)"
 _STATUS = {
     "in-progress": "start_received_at IS NOT NULL AND end_received_at IS NULL",
     "failed": FAILED_STATUS,

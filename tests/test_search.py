@@ -400,6 +400,12 @@ def test_figures_are_counted_again_after_some_seconds(app, client, clock):
     assert count() == 2
 
 
+def test_a_line_has_the_name_that_it_was_last_given(app, client):
+    for ago, name in ((7200, "Zed"), (3600, "Alpha"), (0, None)):
+        keep(app.extensions["store"], f"{ago}", at=NOW - ago, **line("+3110", name))
+    assert client.get("/calls.json").json["last_24_hours"]["lines"][0]["line_name"] == "Alpha"
+
+
 def test_what_the_form_offers_is_what_is_kept_and_looked_up_once_a_minute(app, client, clock, lookups):
     keep(app.extensions["store"], "a", "ended-with-error", NOW - 20 * DAY, error="SIP 486", end_reason="max_duration")
     shown = page(client, "/?end_reason=gone")
