@@ -8,32 +8,54 @@ from datetime import UTC, datetime
 from typing import Any
 
 NUMBERS = ("line", "customer")  # fields that are phone numbers, however they are written
-PHONE_NUMBER = re.compile(
-    r"(?:\+|%2B|(?<![\dA-Za-z.+-])00)(?:[ ().-]{0,2}\d){6,}"  # international, in groups or not
-    r"|(?<![\dA-Za-z.+-])\d{9,15}(?![\dA-Za-z]|[.-]\d)",  # digits alone, but no part of an id or of a time
+_SEPARATOR = r"(?:[ ()./+-]|%2[089])"  # also as in a URL
+_ALONE = r"(?<![\dA-Za-z.+-])(?<!\d[:,])"  # no part of an id, a time or an amount
+_PHONE_NUMBER = re.compile(
+    r"(?=[\d+(%Ss])(?:"  # makes the search twice as fast
+    r"(?P<stays>[\dA-Fa-f]{8}(?:-[\dA-Fa-f]{4}){3}-|(?<!\d)\d{1,2}([./-])\d{1,2}\2\d{4}(?!\d))"  # UUIDs, 28-11-2026
+    r"|\b(?P<scheme>[Ss][Ii][Pp][Ss]?:)(?P<user>[^\s@<>\"]+)(?=@)"
+    rf"|(?:\+|%2B|{_ALONE}00)(?:[ ().-]{{0,2}}\d){{6,}}"  # international, in groups or not
+    r"|(?<![\dA-Za-z.+-])\d{9,15}(?![\dA-Za-z]|[.-]\d)"  # digits alone
+    rf"|{_ALONE}(?:\(|%28)?0(?:\d{_SEPARATOR}{{0,2}}){{8,13}}(?<=\d)(?!\d)"  # 06-12345678, (020) 123 45 67
+    rf"|{_ALONE}(?:1{_SEPARATOR})?(?:\(|%28)?[2-9]\d\d{_SEPARATOR}{{1,2}}[2-9]\d\d{_SEPARATOR}\d{{4}}(?![\dA-Za-z])"
+    r")",
     re.ASCII,
 )
 
 
 def mask(text: str) -> str:
-    """`text` with every phone number shortened: +31612345678 becomes +316***78."""
-    return PHONE_NUMBER.sub(lambda found: shortened(found[0]), text)
+    """`text` with every phone number and SIP user shortened: +31612345678 becomes +316***78."""
+    return _PHONE_NUMBER.sub(_masked, text)
+
+
+def _masked(match: re.Match[str]) -> str:
+    if match["stays"]:
+        return match[0]
+    return match["scheme"] + _masked_user(match["user"]) if match["user"] else shortened(match[0])
+
+
+def _masked_user(user: str) -> str:
+    number = shortened(user)
+    return "***" if number == user else number
 
 
 def shortened(number: str) -> str:
     """The first three digits and the last two, unless there are hardly more."""
     plus = "%2B" if number.startswith("%2B") else number[: number.startswith("+")]
-    digits = "".join(filter(str.isdigit, number[len(plus) :]))
+    digits = "".join(filter(str.isdigit, re.sub("%2[089]", "", number[len(plus) :])))
     return f"{plus}{digits[:3]}***{digits[-2:]}" if len(digits) > 5 else number
 
 
 def masked(value: Any, name: str = "") -> Any:
     """A field's value with every phone number in it shortened."""
     if isinstance(value, str):
-        return shortened(value) if name in NUMBERS else mask(value)
+        if name not in NUMBERS:
+            return mask(value)
+        user, at, host = value.rpartition("@")  # a SIP URI
+        return f"{_masked_user(user)}@{host}" if at else shortened(value)
     if isinstance(value, dict):
-        return {name: masked(each, name) for name, each in value.items()}
-    return [masked(each) for each in value] if isinstance(value, list) else value
+        return {name: masked(inner, name) for name, inner in value.items()}
+    return [masked(inner) for inner in value] if isinstance(value, list) else value
 
 
 LOG_FIELDS = ("call_id", "status", "handler", "error", "ms")
@@ -45,19 +67,19 @@ class JsonLines(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        given = vars(record)
+        extra = vars(record)
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "event": re.sub(r"\x1b\[\d+m", "", record.getMessage()),  # the colours of flask run
-            **{name: given[name] for name in LOG_FIELDS if given.get(name) is not None},
-            **given.get("fields", {}),
+            **{name: extra[name] for name in LOG_FIELDS if extra.get(name) is not None},
+            **extra.get("fields", {}),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         line = masked(line)
-        if "update" in given:
-            return f'{json.dumps(line)[:-1]}, "message": {json.dumps(record.update)}}}'
+        if "update" in extra:
+            return f'{json.dumps(line)[:-1]}, "message": {json.dumps(extra["update"])}}}'
         return self.render(line)
 
     def render(self, line: dict[str, Any]) -> str:

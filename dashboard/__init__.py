@@ -139,7 +139,7 @@ def _overview(db: Database) -> dict[str, Any]:
 
 
 def _page() -> dict[str, Any]:
-    """The list and, unless the URL asks for a part of it, all that is above. `figures` has what to choose from, too."""
+    """The list and, unless the URL asks for a part of it, all that is above."""
     db, asked, days = get_store(), listing.asked(), request.args.get("days", type=int)
     page = listing.page(db)
     shown = {"page": page, "older": listing.before(page), "asked": asked, "before": request.args.get("before")}
@@ -148,8 +148,9 @@ def _page() -> dict[str, Any]:
         shown["part"] = True
     else:
         shown |= _now(db)
-    if request.endpoint == "dashboard.index" or not shown.get("part"):
         shown["figures"] = figures(db, db.now(), days if days in PERIODS else 1)
+    if request.endpoint == "dashboard.index":
+        shown["choices"] = listing.choices(db)
     return shown
 
 

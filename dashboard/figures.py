@@ -1,7 +1,8 @@
 """Calls, errors and durations of the last day, week or month, beside those before."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 
 from flask import current_app
 
@@ -11,20 +12,19 @@ from stores.records import Tally
 
 HOUR, DAY = 3600, 24 * 3600
 PERIODS = {1: HOUR, 7: 6 * HOUR, 30: DAY}  # by days: the seconds of each bar of the chart
-SETTLED = 3 * HOUR  # after which hardly anything changes, so that it is read again once a minute only
-KEPT = 60  # seconds
+FRESH = 10.0  # seconds for which figures are shown again
+LISTED = 50  # lines, and errors; of the others it is said how many there are
 
-Tallies = dict[tuple[str, str | None], Tally]  # by line and error message, and of all
+Answer = TypeVar("Answer")
 
 
-def shown(tally: Tally) -> dict[str, Any]:
-    """The rate is None where there were no calls, the mean where no call's duration is known."""
-    return {
-        "calls": tally.calls,
-        "errors": tally.errors,
-        "error_rate": tally.errors / tally.calls if tally.calls else None,
-        "mean_seconds": tally.seconds / tally.timed if tally.timed else None,
-    }
+def remembered(key: Hashable, seconds: float, now: float, look_up: Callable[[], Answer]) -> Answer:
+    """What `look_up` answers, or answered in this process less than so many seconds ago."""
+    memory = current_app.extensions["figures"]
+    if key not in memory or not 0 <= now - memory[key][0] < seconds:
+        memory[key] = now, look_up()
+    answer: Answer = memory[key][1]
+    return answer
 
 
 def first_hour(now: float, days: int = 1) -> int:
@@ -37,60 +37,59 @@ def figures(db: Database, now: float, days: int = 1) -> dict[str, Any]:
 
     `before` is the same time before, None where nothing is kept of it. Raises StoreError.
     """
-    step, since = PERIODS[days], first_hour(now, days)
-    bars = {start: _tallies(db, start, start + step, now) for start in range(since, since + days * DAY, step)}
-    whole, before = _sum(bars.values()), {}
-    if current_app.config["RETENTION_DAYS"] >= 2 * days:
-        until = int(now // KEPT * KEPT) - days * DAY
-        starts = range(since - days * DAY, until, DAY)
-        before = _sum(_tallies(db, start, min(start + DAY, until), now) for start in starts)
-    ranked = sorted(whole.items(), key=lambda item: (-item[1].calls, item[0][1] or ""))
-    lines = [(line, tally) for (kind, line), tally in ranked if kind == "line"]
-    names = calls.line_names(db, [line for line, _ in lines if line][:100])
-    return shown(_all(whole)) | {
+    return remembered(days, FRESH, now, lambda: _figures(db, now, days))
+
+
+def _figures(db: Database, now: float, days: int) -> dict[str, Any]:
+    since, step = first_hour(now, days), PERIODS[days]
+    bars, lines, errors = (defaultdict[Any, Tally](Tally) for _ in range(3))
+    names: dict[str | None, str] = {}
+    for start in range(since, since + days * DAY, step):
+        bars[start] = Tally()
+        for line, name, error, tally in calls.tallies(db, start, start + step):
+            bars[start].add(tally)
+            lines[line].add(tally)
+            names |= {line: name} if name else {}  # what it was last called stands
+            if error is not None:
+                errors[error].add(tally)
+    whole = Tally()
+    for bar in bars.values():
+        whole.add(bar)
+    return _rates(whole) | {
         "days": days,
         "since": iso(since),
-        "before": shown(_all(before)) if before else None,
-        "hours": [
-            {"hour": iso(start), "until": iso(start + step), "calls": _all(found).calls, "errors": _all(found).errors}
-            for start, found in bars.items()
-        ],
+        "before": _before(db, since, now, days),
+        "hours": [_bar(start, step, bar) for start, bar in bars.items()],
         "errors_by_message": [
-            {"error": error, "calls": tally.calls, "latest": iso(tally.latest)}
-            for (kind, error), tally in ranked
-            if kind == "error"
+            {"error": error, "calls": tally.calls, "latest": iso(tally.latest)} for error, tally in _most(errors)
         ],
-        "lines": [{"line": line, "line_name": names.get(line), **shown(tally)} for line, tally in lines],
+        "more_errors": max(len(errors) - LISTED, 0),
+        "lines": [{"line": line, "line_name": names.get(line), **_rates(tally)} for line, tally in _most(lines)],
+        "more_lines": max(len(lines) - LISTED, 0),
     }
 
 
-def _all(found: Tallies) -> Tally:
-    return found.get(("all", None)) or Tally()
+def _rates(tally: Tally) -> dict[str, Any]:
+    """The rate is None where there were no calls, the mean where no call's duration is known."""
+    return {
+        "calls": tally.calls,
+        "errors": tally.errors,
+        "error_rate": tally.errors / tally.calls if tally.calls else None,
+        "mean_seconds": tally.seconds / tally.timed if tally.timed else None,
+    }
 
 
-def _sum(pieces: Iterable[Tallies]) -> Tallies:
-    found: Tallies = {}
-    for piece in pieces:
-        for key, tally in piece.items():
-            found.setdefault(key, Tally()).add(tally)
-    return found
+def _before(db: Database, since: int, now: float, days: int) -> dict[str, Any] | None:
+    if current_app.config["RETENTION_DAYS"] < 2 * days:
+        return None
+    tally = calls.tally(db, since - days * DAY, now - days * DAY)
+    return _rates(tally) if tally.calls else None
 
 
-def _tallies(db: Database, since: int, until: int, now: float) -> Tallies:
-    """Everything in a time, and by line and error message."""
-    kept = current_app.extensions["figures"]
-    for key, (read_at, _) in list(kept.items()):
-        if not 0 <= now - read_at < KEPT:
-            kept.pop(key, None)
-    settled = int((now - SETTLED) // HOUR) * HOUR
-    if since < settled < until:
-        return _sum((_tallies(db, since, settled, now), _tallies(db, settled, until, now)))
-    if known := kept.get((since, until)):
-        return known[1]
-    found: Tallies = {}
-    for line, error, tally in calls.tallies(db, since, until):
-        for key in (("all", None), ("line", line), *([] if error is None else [("error", error)])):
-            found.setdefault(key, Tally()).add(tally)
-    if until <= settled:
-        kept[since, until] = now, found
-    return found
+def _bar(start: int, step: int, tally: Tally) -> dict[str, Any]:
+    return {"hour": iso(start), "until": iso(start + step), "calls": tally.calls, "errors": tally.errors}
+
+
+def _most(tallies: dict[Any, Tally]) -> list[tuple[Any, Tally]]:
+    """Those with most calls first, at most LISTED."""
+    return sorted(tallies.items(), key=lambda item: (-item[1].calls, item[0] or ""))[:LISTED]

@@ -11,15 +11,19 @@ from typing import Any
 
 from flask import Response, abort, request
 
+from dashboard.figures import remembered
 from dashboard.presenters import SHOWN, call_state
 from schemas.times import parse_time
-from stores import Database
+from stores import Database, search
 from stores.records import Call
-from stores.search import Filters, Page, find
+from stores.search import Choices, Filters, Page, find
 
 NAMES = [field.name for field in fields(Filters)]
-# What a spreadsheet would take for a formula or a number, which it writes in its own way.
-_NO_TEXT = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]|[0-9.,]+(?:[eE][0-9]+)?\Z")
+CHOSEN_AGAIN = 60.0  # seconds for which the same is offered to choose from
+# What a spreadsheet takes for the beginning of a cell, and of a formula in it, also where `;` separates its cells; and
+# what it takes for a number that it writes in its own way.
+_FORMULA = re.compile(r"(\A|[;\t\r\n])([\s\"]*[=+\-@＝＋－＠])")
+_NUMBER = re.compile(r"[0-9.,]+(?:[eE][0-9]+)?")
 
 
 def asked() -> dict[str, str]:
@@ -29,14 +33,20 @@ def asked() -> dict[str, str]:
 
 def filters() -> Filters:
     """The filters that the URL asks for. Ends the request with 400 where one is no time."""
-    times = {name: _seconds(text) for name, text in asked().items() if name in ("since", "until")}
-    return Filters(**asked() | times)
+    values: dict[str, Any] = asked()
+    values |= {name: _seconds(values[name]) for name in ("since", "until") if name in values}
+    return Filters(**values)
 
 
 def page(db: Database) -> Page:
     """The page of the list that the URL asks for."""
     at, _, id = request.args.get("before", "").partition("~")
     return find(db, filters(), (_number(at), id) if at else None)
+
+
+def choices(db: Database) -> Choices:
+    """What the form offers to choose from: what the calls have that are kept."""
+    return remembered("choices", CHOSEN_AGAIN, db.now(), lambda: search.choices(db))
 
 
 def before(page: Page) -> str | None:
@@ -61,15 +71,25 @@ def _every_call(db: Database, wanted: Filters) -> Iterator[Call]:
 
 
 def _csv(states: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Lines that Excel, LibreOffice and Google read alike: as UTF-8, times as times, nothing as a formula."""
     writer = csv.writer(SimpleNamespace(write=str))  # which returns the line that it is given
-    yield "\ufeff" + writer.writerow(SHOWN)  # or Excel does not take it for UTF-8
+    times = {name for name in SHOWN if name.endswith("_at")}
+    yield "\ufeff" + writer.writerow(f"{name} (UTC)" if name in times else name for name in SHOWN)
     for state in states:
-        yield writer.writerow(map(_cell, state.values()))
+        yield writer.writerow(
+            _time(value) if name in times else spreadsheet_cell(value) for name, value in state.items()
+        )
 
 
-def _cell(value: Any) -> Any:
+def _time(iso: str | None) -> str | None:
+    return iso and iso[:19].replace("T", " ")
+
+
+def spreadsheet_cell(value: Any) -> Any:
     """A cell's value; an apostrophe makes a text of what a spreadsheet would take for something else."""
-    return f"'{value}" if isinstance(value, str) and _NO_TEXT.match(value) else value
+    if not isinstance(value, str) or re.fullmatch(r"\+[0-9]{1,15}", value):
+        return value
+    return f"'{value}" if _NUMBER.fullmatch(value) else _FORMULA.sub(r"\1'\2", value)
 
 
 def _seconds(text: str) -> float:

@@ -20,6 +20,15 @@ logger = logging.getLogger(__name__)
 STATUS_UPDATE = schema.STATUS_UPDATE
 MAX_METADATA_BYTES, MAX_METADATA_DEPTH = 64 * 1024, 16
 
+# What two errors of one kind may differ in: ids, addresses, decimals and long numbers. SIP 486 and SIP 503 stay apart.
+_VARIES = re.compile(
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    r"|[0-9]+(?:\.[0-9]+)+"
+    r"|(?<![0-9a-z])(?:0x)?[0-9a-f]{8,}(?![0-9a-z])"
+    r"|[0-9]{4,}",
+    re.IGNORECASE | re.ASCII,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -79,8 +88,8 @@ class StatusUpdate:
 
     @property
     def error_group(self) -> str | None:
-        """The same for errors that differ in digits only; None where the call did not end with one."""
-        return re.sub(r"[0-9]+", "#", self.error or "")[:256] if self.ends_with_error else None
+        """The same for errors of one kind; None where the call did not end with one."""
+        return _VARIES.sub("#", self.error or "")[:256] if self.ends_with_error else None
 
 
 def storable(text: str) -> str:

@@ -1,12 +1,12 @@
 """Calls: what their updates tell of them together."""
 
-from collections.abc import Collection
 from dataclasses import fields
 from math import inf
 from typing import Any
 
 from schemas.status_update import StatusUpdate, storable
 from schemas.statuses import ERRORS
+from stores import numbers
 from stores.database import Database
 from stores.records import Call, Tally, hour_of
 
@@ -14,7 +14,9 @@ NO_LIMIT = 2**31 - 1
 MAX_ERROR = 300  # characters; the update itself has all of them
 
 COLUMNS = ", ".join(field.name for field in fields(Call))
-_LASTED = "CASE WHEN ended_at >= started_at THEN ended_at - started_at END"  # `seconds`, from an index that has all
+FAILED_STATUS = f"status IN {ERRORS}"
+_DURATIONS = "count(seconds), coalesce(sum(seconds), 0), coalesce(max(received_at), 0)"
+_RECEIVED = "received_at >= :since AND received_at < :until"
 _ACTIVE = "start_received_at > :after AND start_received_at <= :until AND end_received_at IS NULL"
 
 # Whatever the order of a call's updates, the call is the same. Of those that end it the one with the earliest time
@@ -34,9 +36,10 @@ _SET = [
     *(f"{name} = CASE WHEN {_ENDS} THEN excluded.{name} ELSE c.{name} END" for name in _OF_THE_END),
     *(f"{name} = CASE WHEN c.{name} IS NULL OR excluded.{name} < c.{name} THEN excluded.{name} ELSE c.{name} END"
       for name in _DETAILS),
+    "digits = CASE WHEN c.customer IS NULL OR excluded.customer < c.customer THEN excluded.digits ELSE c.digits END",
     "updated_at = CASE WHEN excluded.updated_at > c.updated_at THEN excluded.updated_at ELSE c.updated_at END",
 ]  # fmt: skip
-_COLUMNS = ("status", *_OF_THE_END, *_DETAILS, "updated_at")
+_COLUMNS = ("status", *_OF_THE_END, *_DETAILS, "digits", "updated_at")
 UPSERT_CALL = f"""INSERT INTO calls AS c (id, {", ".join(_COLUMNS)})
   SELECT :call_id, {", ".join(f":{name}" for name in _COLUMNS)} FROM kept WHERE 1 = 1
   ON CONFLICT (id) DO UPDATE SET {", ".join(_SET)}"""
@@ -46,14 +49,15 @@ def call_values(update: StatusUpdate) -> dict[str, Any]:
     """What `update` tells of its call, by the names in UPSERT_CALL."""
     call, line, received_at = update.call, update.phone_number, update.received_at.timestamp()
     timestamp, failed = update.timestamp.timestamp(), update.ends_with_error
-    ended_well = update.is_final and not failed
+    ended_well, customer = update.is_final and not failed, _cut(update.customer.number)
     return {
         "call_id": call.id,
         "status": call.status,
         "type": _cut(call.type),
         "line": _cut(line.number),
         "line_name": line.name,
-        "customer": _cut(update.customer.number),
+        "customer": customer,
+        "digits": numbers.digits(customer or "") or None,
         "received_at": received_at,
         "hour": hour_of(received_at),
         "started_at": timestamp if update.starts else None,
@@ -95,27 +99,25 @@ def count_active(db: Database, after: float = 0, until: float = inf) -> int:
     return db.query(f"SELECT count(*) FROM calls WHERE {_ACTIVE}", {"after": after, "until": until})[0][0]
 
 
-def tallies(db: Database, since: float, until: float = 2.0**53) -> list[tuple[str | None, str | None, Tally]]:
-    """The calls first heard of from the hour that `since` is in until `until`, counted by hour, line, status and error:
-    the line, the message of those that ended with an error ('' where it had none), and how many they are."""
-    hours = {"since": hour_of(since), "last": int(until)}  # integers, as the index has
-    failed = f"CASE WHEN status IN {ERRORS} THEN coalesce(error, '') END"
-    found = db.query(
-        f"SELECT line, {failed}, count(*), count({failed}), count({_LASTED}), coalesce(sum({_LASTED}), 0),"
-        " max(received_at) FROM calls WHERE hour >= :since AND hour <= :last AND received_at < :until"
-        " GROUP BY hour, line, status, error",
-        hours | {"until": until},
+def tally(db: Database, since: float, until: float) -> Tally:
+    """The calls that were first heard of from `since` until `until`, counted."""
+    counted = f"count(*), count(CASE WHEN {FAILED_STATUS} THEN 1 END), {_DURATIONS}"
+    sql = f"SELECT {counted} FROM calls WHERE {_RECEIVED}"
+    return Tally(*db.query(sql, {"since": since, "until": until})[0])
+
+
+def tallies(db: Database, since: float, until: float = inf) -> list[tuple[str | None, str | None, str | None, Tally]]:
+    """The same counted by line and error: the line, a name of it, the message of those that ended with an error (''
+    where it had none), and how many they are."""
+    rows = db.query(
+        f"SELECT line, max(line_name), CASE WHEN {FAILED_STATUS} THEN coalesce(error, '') END, count(*), {_DURATIONS}"
+        f" FROM calls WHERE {_RECEIVED} GROUP BY 1, 3",
+        {"since": since, "until": until},
     )
-    return [(line, error, Tally(*counts)) for line, error, *counts in found]
-
-
-def line_names(db: Database, lines: Collection[str]) -> dict[str, str]:
-    """What each of these lines was last called, of those that have a name."""
-    values = {f"line{number}": line for number, line in enumerate(lines)}
-    latest = "SELECT line_name FROM calls WHERE line = l.line ORDER BY received_at DESC LIMIT 1"
-    listed = " UNION ALL ".join(f"SELECT CAST(:{name} AS TEXT) AS line" for name in values)
-    found = db.query(f"SELECT line, ({latest}) FROM ({listed}) AS l", values) if values else []
-    return {line: name for line, name in found if name}
+    return [
+        (line, name, error, Tally(calls, calls if error is not None else 0, *times))
+        for line, name, error, calls, *times in rows
+    ]
 
 
 def note_checked(db: Database, call_id: str, *, unknown: bool) -> None:
@@ -124,7 +126,7 @@ def note_checked(db: Database, call_id: str, *, unknown: bool) -> None:
     db.execute("UPDATE calls SET checked_at = :now, unknown = :unknown WHERE id = :id", values)
 
 
-def read(db: Database, where: str, table: str = "calls", **values: Any) -> list[Call]:
-    """The calls that `where` finds in `table`, or in a subquery."""
-    found = db.query(f"SELECT {COLUMNS} FROM {table} WHERE {where}", values)
-    return [Call(*row[:-1], bool(row[-1])) for row in found]
+def read(db: Database, where: str, **values: Any) -> list[Call]:
+    """The calls that `where` finds."""
+    rows = db.query(f"SELECT {COLUMNS} FROM calls WHERE {where}", values)
+    return [Call(*row[:-1], bool(row[-1])) for row in rows]

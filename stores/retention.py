@@ -2,12 +2,20 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection
 
-from stores import updates
-from stores.database import Database, Execute
+from schemas.status_update import storable
+from stores import numbers, updates
+from stores.database import Database, Rows
 
 _IDS = 500  # in one statement
+TABLES = ("calls", "updates", "jobs")
+_OF_CALLS = {  # in the order in which they go
+    "jobs": "jobs WHERE update_id IN (SELECT id FROM updates WHERE call_id IN ({}))",
+    "updates": "updates WHERE call_id IN ({})",
+    "calls": "calls WHERE id IN ({})",
+}
 
 
 def prune(db: Database, before: float, limit: int, active_handlers: Collection[str] = ()) -> tuple[int, int]:
@@ -35,37 +43,59 @@ def prune(db: Database, before: float, limit: int, active_handlers: Collection[s
     return len(pruned), len(calls)
 
 
-def forget(db: Database, number: str) -> dict[str, int]:
-    """Remove every call of the customer with this number, and every call whose id contains it (if it ends in six
-    digits, for fewer are in anybody's), with updates and jobs. Returns how many `calls`, `updates` and `jobs`.
+def calls_of(db: Database, who: str) -> set[str]:
+    """The ids of a person's calls: by the customer's number (all of its digits, or the last nine or more, in any form),
+    a SIP user, a customer or a call's id as written.
 
-    Updates are looked through first, which holds nothing up; what is found is removed atomically.
+    Every update is read, as a customer may be named in only one of a call's; that holds nothing up.
     """
-    in_id = re.compile(rf"{re.escape(number)}(?![0-9])") if re.search(r"[0-9]{6}\Z", number) else re.compile(r"(?!)")
-    ids, escaped = set(), json.dumps(number)[1:-1]  # as a message has it
+    number = numbers.digits(who) if numbers.is_number(who) else ""
+    if "@" in who and len(number) < numbers.SHARED:
+        number = ""  # an extension says who it is only together with its host
+    ids = {id for id, customer in _candidates(db, who, number) if _is_of(who, number, id, customer)}
     for stored in updates.since(db):
-        if in_id.search(stored.call_id) or escaped in stored.message and _customer(stored.message) == number:
+        customer = json.loads(stored.message)["message"]["customer"]["number"]
+        if _is_of(who, number, stored.call_id, customer):
             ids.add(stored.call_id)
+    return ids
+
+
+def _candidates(db: Database, who: str, number: str) -> Rows:
+    """The id and customer of every call that may be of `who`, as the update that named them may be pruned."""
+    values = {"who": storable(who), "ending": f"%{number.lstrip('0')[-numbers.SHARED :]}"}
+    where = "digits LIKE :ending OR id LIKE :ending || '%'" if number else "replace(customer, :who, '') <> customer"
+    return db.query(f"SELECT id, customer FROM calls WHERE id = :who OR {where}", values)
+
+
+def _is_of(who: str, number: str, call_id: str, customer: str | None) -> bool:
+    """Whether a call is of `who`, whose `number` has these digits. An id has it where nine digits or more do."""
+    if call_id == who or (customer and who in (customer, numbers.user(customer))):
+        return True
+    if not number:
+        return False
+    if customer and numbers.is_number(customer) and numbers.are_same(number, numbers.digits(customer)):
+        return True
+    runs = re.findall(f"[0-9]{{{numbers.SHARED},}}", call_id) if len(number) >= numbers.SHARED else []
+    return any(numbers.are_same(number, run) for run in runs)
+
+
+def count(db: Database, call_ids: Collection[str]) -> Counter[str]:
+    """How many `calls`, `updates` and `jobs` are kept of these calls."""
+    return _run(db.query, "SELECT 1 FROM {}", call_ids)
+
+
+def remove(db: Database, call_ids: Collection[str]) -> Counter[str]:
+    """Atomically remove calls with all that is kept of them. Returns how many `calls`, `updates` and `jobs`."""
     with db.transaction(patient=True) as execute:
-        # To LIKE, some characters are not themselves, nor the same to both databases.
-        has = "customer = :number OR replace(id, :number, '') <> id"
-        found = execute(f"SELECT id, customer FROM calls WHERE {has}", {"number": number})
-        ids |= {id for id, customer in found if customer == number or in_id.search(id)}
-        return remove(execute, ids)
+        return _run(execute, "DELETE FROM {} RETURNING 1", call_ids)
 
 
-def remove(execute: Execute, call_ids: Iterable[str]) -> dict[str, int]:
-    """Remove calls with their updates and jobs. Returns how many of each."""
-    removed, ids = {"calls": 0, "updates": 0, "jobs": 0}, list(call_ids)
+def _run(execute: Callable[..., Rows], statement: str, call_ids: Collection[str]) -> Counter[str]:
+    """How many rows a statement returns of each table."""
+    rows, ids = Counter[str](), list(call_ids)
     for start in range(0, len(ids), _IDS):
         values = {f"id{number}": id for number, id in enumerate(ids[start : start + _IDS])}
-        among = f"IN ({', '.join(f':{name}' for name in values)})"
-        theirs = f"(SELECT id FROM updates WHERE call_id {among})"
-        removed["jobs"] += len(execute(f"DELETE FROM jobs WHERE update_id IN {theirs} RETURNING 1", values))
-        removed["updates"] += len(execute(f"DELETE FROM updates WHERE call_id {among} RETURNING 1", values))
-        removed["calls"] += len(execute(f"DELETE FROM calls WHERE id {among} RETURNING 1", values))
-    return removed
-
-
-def _customer(message: str) -> str | None:
-    return json.loads(message)["message"]["customer"]["number"]
+        listed = ", ".join(f":{name}" for name in values)
+        for table, where in _OF_CALLS.items():
+            rows[table] += len(execute(statement.format(where.format(listed)), values))
+    return rows

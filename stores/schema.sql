@@ -8,7 +8,7 @@ CREATE TABLE updates (
   received_at DOUBLE PRECISION NOT NULL,
   kept_at DOUBLE PRECISION NOT NULL,
   message TEXT NOT NULL, -- JSON, as the provider sent it, less what is not kept
-  error_group TEXT, -- the same for alike errors
+  error_group TEXT, -- the same for errors of one kind
   handlers TEXT, -- a JSON list of the handlers it was given to; null where an import does not say
   times INTEGER NOT NULL, -- how often the webhook received it
   last_received_at DOUBLE PRECISION NOT NULL,
@@ -48,6 +48,7 @@ CREATE TABLE calls (
   line TEXT,
   line_name TEXT,
   customer TEXT,
+  digits TEXT, -- those of the customer's number; of a SIP URI those of its user
   received_at DOUBLE PRECISION NOT NULL, -- its first update
   started_at DOUBLE PRECISION,
   start_received_at DOUBLE PRECISION,
@@ -67,16 +68,9 @@ CREATE TABLE calls (
   hour BIGINT NOT NULL, -- the hour that received_at is in, as the Unix time it began
   updated_at DOUBLE PRECISION NOT NULL -- its latest update
 );
--- Each index answers one filter of the list of calls, newest first; every update pays for those without a WHERE.
 CREATE INDEX calls_active ON calls (start_received_at) WHERE start_received_at IS NOT NULL AND end_received_at IS NULL;
 CREATE INDEX calls_received ON calls (received_at);
-CREATE INDEX calls_line ON calls (line, received_at);
-CREATE INDEX calls_type ON calls (type, received_at);
-CREATE INDEX calls_ending ON calls (substr(customer, length(customer) - 3), received_at);
-CREATE INDEX calls_failed ON calls (received_at) WHERE status = 'ended-with-error';
-CREATE INDEX calls_error ON calls (coalesce(error, ''), received_at) WHERE status = 'ended-with-error';
-CREATE INDEX calls_other ON calls (received_at) WHERE status NOT IN ('in-progress', 'ended', 'ended-with-error');
-CREATE INDEX calls_hourly ON calls (hour, line, status, error, received_at, started_at, ended_at);
+CREATE INDEX calls_ending ON calls (substr(digits, length(digits) - 3), received_at);
 
 -- Until when one of all processes has something to itself.
 CREATE TABLE locks (

@@ -1,41 +1,45 @@
-"""The list of calls: filtered and newest first, in pages that take no longer the more calls are kept."""
+"""The list of calls: filtered, newest first, in pages."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import inf
-from operator import itemgetter
-from typing import Any
 
 from schemas.status_update import storable
-from schemas.statuses import ENDED_WITH_ERROR, ERRORS, FINAL, IN_PROGRESS
-from stores.calls import COLUMNS, NO_LIMIT, read
+from schemas.statuses import ENDED_WITH_ERROR, FINAL, IN_PROGRESS
+from stores import numbers
+from stores.calls import FAILED_STATUS, read
 from stores.database import Database
 from stores.records import Call
 
 NONE = "none"  # as a line: calls without one; as an error: calls that ended with one that has no message
 DIGITS = 4  # the fewest that a number is found by
-SCANNED = 2000  # calls that one page looks at for those that every filter lets through
-FEW = 2000  # calls that are sorted where no index has them in the order of the list
+OFFERED = 50  # of each kind that `choices` has
 
-_FEW, _INDEXED, _OTHER = range(3)  # conditions that few calls meet; that an index finds newest first; and the rest
 _OLDER = "received_at >= :since AND received_at <= :at AND (received_at < :at OR id < :id)"
-_NEWEST = "ORDER BY received_at DESC, id DESC"
-_NEAR = "id >= :search AND id <= :last"
-_WORK = {"pending": "state <> 'done' AND due_at IS NOT NULL", "failed": "state <> 'done' AND due_at IS NULL"}
+_BY_ID = "id >= :search AND id <= :last"
+_BY_NUMBER = f"""id IN (SELECT id FROM calls WHERE substr(digits, length(digits) - 3) = :ending
+    AND (digits LIKE :suffix
+      OR length(ltrim(digits, '0')) >= {numbers.SHARED} AND :digits LIKE '%' || ltrim(digits, '0'))
+  UNION ALL SELECT id FROM calls WHERE {_BY_ID})"""
+_BY_TEXT = f"({_BY_ID} OR customer = :search OR customer LIKE '%@%' AND replace(customer, :user, '') <> customer)"
 _STATUS = {
-    IN_PROGRESS: (_FEW, "start_received_at > 0 AND start_received_at IS NOT NULL AND end_received_at IS NULL"),
-    ENDED_WITH_ERROR: (_INDEXED, f"status IN {ERRORS}"),
-    "other": (_INDEXED, f"status NOT IN {(IN_PROGRESS, *FINAL)}"),
+    IN_PROGRESS: "start_received_at IS NOT NULL AND end_received_at IS NULL",
+    ENDED_WITH_ERROR: FAILED_STATUS,
+    "other": f"status NOT IN {(IN_PROGRESS, *FINAL)}",
 }
+_WORK = {"pending": "state <> 'done' AND due_at IS NOT NULL", "failed": "state <> 'done' AND due_at IS NULL"}
+_UNDONE = "id IN (SELECT call_id FROM updates JOIN jobs ON update_id = updates.id WHERE {})"
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
     """Which calls; what is empty lets all through.
 
-    `search` is a number, its last four digits or more, or the beginning of an id. `status` may be "other". `work` is
-    "pending" or "failed", `handler` whose work that is. `since` and `until` are about the call's first update.
+    `search` is a number in any form, its last four digits or more, a SIP user, a customer as written, or the beginning
+    of an id. `status` may be "other"; "ended-with-error" is any that ends a call with an error. `work` is "pending" or
+    "failed", `handler` whose work that is. `error` is a part of the message, or in double quotes all of it. `since`
+    and `until` are about the call's first update.
     """
 
     search: str = ""
@@ -43,6 +47,7 @@ class Filters:
     work: str = ""
     handler: str = ""
     error: str = ""
+    end_reason: str = ""
     line: str = ""
     type: str = ""
     since: float | None = None
@@ -52,80 +57,86 @@ class Filters:
     def digits(self) -> str:
         """Those of the number that is searched for, less the zeros that are dialled before it; empty where there are
         too few."""
-        digits = re.sub("[^0-9]", "", self.search) if re.fullmatch("[+0-9 ().-]+", self.search) else ""
+        digits = numbers.digits(self.search) if numbers.is_number(self.search) else ""
         digits = digits.lstrip("0") if len(digits) > 8 else digits
         return digits if len(digits) >= DIGITS else ""
+
+    @property
+    def whole_error(self) -> str:
+        """The message where it is in double quotes, else empty."""
+        return self.error[1:-1] if re.fullmatch('".+"', self.error, re.DOTALL) else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Calls, newest first. `older`: the `received_at` and id that the next page begins before; None at the end.
-
-    There may be less than a page, or nothing, before that: it is how far this page has looked.
-    """
+    """Calls, newest first. `older`: the `received_at` and id that the next page begins before; None at the end."""
 
     calls: list[Call]
     older: tuple[float, str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What the calls that are kept have, at most OFFERED of each: `lines` with a name of each, and the most frequent
+    `errors`. A line that is None and an error without a message are among them."""
+
+    lines: dict[str | None, str | None]
+    types: list[str]
+    errors: list[str]
+    end_reasons: list[str]
+
+
 def find(db: Database, filters: Filters, before: tuple[float, str] | None = None, limit: int = 50) -> Page:
     """A page of the calls that all filters let through: those older than `before`."""
-    page = _find(db, filters, filters.digits, before, limit)
-    if filters.digits and page == Page([]):  # an id may begin with digits, too
-        page = _find(db, filters, "", before, limit)
-    return page
-
-
-def _find(db: Database, filters: Filters, digits: str, before: tuple[float, str] | None, limit: int) -> Page:
+    at, last_id = min(before or (inf, ""), (inf if filters.until is None else filters.until, ""))
     values = {name: storable(str(text or "")) for name, text in asdict(filters).items()}
-    values |= {"ending": digits[-DIGITS:], "number": f"%{digits}", "limit": limit + 1}
-    values |= {"length": len(values["search"]), "last": f"{values['search']}\U0010ffff", "since": filters.since or 0}
-    values["error"] = "" if filters.error == NONE else values["error"]
-    values["at"], id = min(before or (inf, ""), (inf if filters.until is None else filters.until, ""))
-    values["id"] = storable(id)
-    conditions = sorted(_conditions(db, filters, digits, values), key=itemgetter(0))  # leaves a kind in its order
-    if not conditions or conditions[0][0] == _OTHER:
-        conditions.insert(0, (_INDEXED, "1 = 1"))
-    (kind, first), *others = conditions
-    looked_at = f"SELECT {COLUMNS} FROM calls WHERE {first}"
-    if kind == _FEW:
-        looked_at += f" LIMIT {NO_LIMIT}"  # so that they are not looked for among all calls, in the order of the list
-    else:
-        looked_at += f" AND {_OLDER} {_NEWEST} LIMIT {SCANNED if others else ':limit'}"
-    where = " AND ".join([_OLDER, *(condition for _, condition in others)])
-    found = read(db, f"{where} {_NEWEST} LIMIT :limit", f"({looked_at}) AS c", **values)
-    if len(found) > limit:
-        return Page(found[:limit], (found[limit - 1].received_at, found[limit - 1].id))
-    last = f"SELECT received_at, id FROM calls WHERE {first} AND {_OLDER} {_NEWEST} LIMIT 1 OFFSET {SCANNED - 1}"
-    end = db.query(last, values) if kind == _INDEXED and others else []
-    return Page(found, end[0] if end else None)
+    values |= {"digits": filters.digits, "ending": filters.digits[-DIGITS:], "suffix": f"%{filters.digits}"}
+    values |= {"last": f"{values['search']}\U0010ffff", "user": f":{values['search']}@"}
+    values |= {"message": storable(filters.whole_error) or values["error"]}
+    paging = {"since": filters.since or 0, "at": at, "id": storable(last_id), "limit": limit + 1}
+    where = " AND ".join([_OLDER, *_conditions(filters)])
+    rows = read(db, f"{where} ORDER BY received_at DESC, id DESC LIMIT :limit", **values | paging)
+    page = rows[:limit]
+    return Page(page, (page[-1].received_at, page[-1].id) if len(rows) > limit else None)
 
 
-def _conditions(db: Database, filters: Filters, digits: str, values: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
-    """What the filters mean in SQL, the most telling first."""
-    if digits:
-        yield _INDEXED, "substr(customer, length(customer) - 3) = :ending"
-        yield _OTHER, "customer LIKE :number"
-    elif filters.search:
-        begins = f"{_NEAR} AND substr(id, 1, :length) = :search"
-        yield _FEW if _are_few(db, f"calls WHERE {_NEAR}", values) else _OTHER, begins
-    if filters.work in _WORK:
-        undone = f"{_WORK[filters.work]}{' AND handler = :handler' if filters.handler else ''}"
-        if _are_few(db, f"jobs WHERE {undone}", values):
-            yield _FEW, f"id IN (SELECT call_id FROM updates WHERE id IN (SELECT update_id FROM jobs WHERE {undone}))"
-        else:
-            joined = "updates AS u JOIN jobs ON update_id = u.id"
-            yield _OTHER, f"EXISTS (SELECT 1 FROM {joined} WHERE call_id = c.id AND {undone})"
-    if filters.error:
-        yield _INDEXED, f"status IN {ERRORS} AND coalesce(error, '') = :error"
+def _conditions(filters: Filters) -> Iterator[str]:
+    """What the filters mean in SQL."""
+    if filters.search:
+        yield _BY_NUMBER if filters.digits else _BY_TEXT
     if filters.status:
-        yield _STATUS.get(filters.status, (_OTHER, "status = :status"))
+        yield _STATUS.get(filters.status, "status = :status")
+    if filters.work in _WORK:
+        yield _UNDONE.format(_WORK[filters.work] + " AND handler = :handler" * bool(filters.handler))
+    if filters.error:
+        yield f"{FAILED_STATUS} AND {_error(filters)}"
+    if filters.end_reason:
+        yield "end_reason = :end_reason"
     if filters.line:
-        yield _INDEXED, "line IS NULL" if filters.line == NONE else "line = :line"
+        yield "line IS NULL" if filters.line == NONE else "line = :line"
     if filters.type:
-        yield _INDEXED, "type = :type"
+        yield "type = :type"
 
 
-def _are_few(db: Database, rows: str, values: Mapping[str, Any]) -> bool:
-    """Whether so few rows are found that all can be sorted."""
-    return db.query(f"SELECT count(*) FROM (SELECT 1 FROM {rows} LIMIT {FEW}) AS r", values)[0][0] < FEW
+def _error(filters: Filters) -> str:
+    if filters.error == NONE:
+        return "coalesce(error, '') = ''"
+    # To LIKE, some characters are not themselves, nor the same to both databases.
+    return "error = :message" if filters.whole_error else "replace(lower(error), lower(:message), '') <> lower(error)"
+
+
+def choices(db: Database) -> Choices:
+    """What there is to choose from. This reads every call: half a million take 0.3 s."""
+
+    def values(sql: str) -> list[str]:
+        return [row[0] for row in db.query(f"{sql} LIMIT {OFFERED}")]
+
+    lines = db.query(f"SELECT DISTINCT line, line_name FROM calls LIMIT {OFFERED}")
+    return Choices(
+        lines=dict(sorted(lines, key=lambda line: (line[0] is None, line[1] or line[0] or ""))),
+        types=sorted(values("SELECT DISTINCT type FROM calls WHERE type IS NOT NULL")),
+        errors=values(
+            f"SELECT coalesce(error, '') FROM calls WHERE {FAILED_STATUS} GROUP BY 1 ORDER BY count(*) DESC, 1"
+        ),
+        end_reasons=sorted(values("SELECT DISTINCT end_reason FROM calls WHERE end_reason IS NOT NULL")),
+    )

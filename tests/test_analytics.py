@@ -11,6 +11,7 @@ OPERATIONS = (ROOT / "docs/operations.md").read_text()
 
 def test_the_documented_queries_answer_what_they_say(store):
     start, late = "2025-12-13T12:00:00Z", "2025-12-13T12:05:00Z"
+    keep(store, "rejected", "rejected", NOW)
     for number, (ago, error) in enumerate(((0, "SIP 486"), (9, "SIP 503"), (9, None), (DAY, None))):
         keep(store, f"{number}", "in-progress", NOW - ago, timestamp=start)
         keep(store, f"{number}", "ended-with-error" if error else "ended", NOW - ago, timestamp=late, error=error)
@@ -20,7 +21,7 @@ def test_the_documented_queries_answer_what_they_say(store):
     queries = re.findall(r":\n\n```sql\n(.*?)```", OPERATIONS, re.DOTALL)
     errors, minutes, slowest = map(store.query, queries)
     hour, day, line = int(NOW // 3600) * 3600, int(NOW // DAY) * DAY, "+31850835037"
-    assert errors == [(hour, line, 2)]
+    assert errors == [(hour, line, 3)]
     assert minutes == [(day, line, 15.0), (day - DAY, line, 5.0)]
     assert slowest == [(f"late {late:.0f}", "ringing", "update_crm", late, 2, "answered 503") for late in (90.0, 30.0)]
 

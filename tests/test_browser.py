@@ -234,7 +234,7 @@ def test_without_scripts_calls_are_found_and_the_zone_is_told(browser, failing):
     page.goto(failing.url)
     wait_for(page, "header", "Times in UTC")
     page.locator("summary", has_text="Line, type").click()
-    page.locator("select[name=error]").select_option("SIP 486 Busy here")
+    page.locator("input[name=error]").fill("486 busy")
     page.locator("input[name=since]").fill("2026-01-01T00:00")
     page.get_by_role("button", name="Show").click()
     expect(page.locator("#recent-lost")).to_be_visible()

@@ -100,7 +100,7 @@ def bound(draw):
 @st.composite
 def forget(draw):
     number = draw(st.sampled_from([number for number in NUMBERS if number]))
-    return lambda db, step: retention.forget(db, number)
+    return lambda db, step: retention.remove(db, retention.calls_of(db, number))
 
 
 @st.composite

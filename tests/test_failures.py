@@ -154,10 +154,10 @@ def test_a_storm_of_600_failed_calls_makes_a_handful_of_messages_that_add_up(rec
         ALERT_INTERVAL="3",
         limits={"RETRY_EVERY": 0.05, "WORKER_PATIENCE": (0.5, 1.0)},
     )
-    errors = ("STT connection failed", "LLM timed out after {} s", "SIP {}")
+    errors = ("STT connection failed", "LLM timed out after {} ms", "call {} failed")
 
     def fail(number):
-        error = errors[number % 3].format(number)
+        error = errors[number % 3].format(1000 + number)
         return server.post(message("ended-with-error", f"call-{number}", error=error)).text
 
     with ThreadPoolExecutor(8) as pool:

@@ -56,7 +56,7 @@ class TestAlerts:
 
     def test_a_storm_makes_one_message_an_interval_and_the_numbers_add_up(self, clock, service):
         for number in range(20):
-            fail(clock, f"call-{number}", f"SIP {number}")
+            fail(clock, f"call-{number}", f"call {1000 + number} failed")
         assert len(service.requests) == 1
         assert self.retry(clock, 59) == []
         assert self.retry(clock, 1) == [True]

@@ -18,7 +18,7 @@ from tests.race import PROCESSES, THREADS, racing
 LEASE = NOW + 60
 HANDLERS = ("log_event", "update_crm")
 HOUR = int(NOW // 3600 * 3600)
-LINE = "+31850835037"
+LINE, NAME = "+31850835037", "HMS Sovereign Demo"
 DAY = 24 * 3600
 
 
@@ -32,6 +32,11 @@ def settled(db, *outcomes, lease=LEASE, **fields):
     update_id = record(db, lease=lease, **fields)
     settle_jobs(db, (update_id, lease, outcomes))
     return update_id
+
+
+def forget(db, who):
+    """Remove a person's calls; how many calls, updates and jobs."""
+    return retention.remove(db, retention.calls_of(db, who))
 
 
 def leased(handler, until=LEASE):
@@ -82,7 +87,7 @@ class TestUpdates:
     def test_one_is_found_by_its_id_which_no_other_ever_gets(self, store):
         gone = record(store, call_id="gone")
         assert updates.by_ids(store, [gone])[0].call_id == "gone"
-        retention.forget(store, "+31612345678")
+        forget(store, "+31612345678")
         assert record(store, call_id="next") > gone
         settle_jobs(store, (gone, LEASE, [*map(done, HANDLERS)]))  # by who was still at it when it was forgotten
         assert list(jobs_of(store, "next")) == [*HANDLERS]
@@ -124,9 +129,9 @@ class TestTexts:
         call = calls.get(store, text)
         assert recent(store, 9, text) == [call]
         assert (call.line, call.line_name, call.customer, call.error, call.end_reason) == (text,) * 5
-        assert calls.tallies(store, 0)[0][1] == text
+        assert calls.tallies(store, 0)[0][2] == text
         assert locks.acquire(store, text, 60)
-        assert retention.forget(store, text) == {"calls": 1, "updates": 1, "jobs": 1}
+        assert forget(store, text) == {"calls": 1, "updates": 1, "jobs": 1}
 
     @pytest.mark.parametrize(
         ("text", "kept", "reason"),
@@ -264,12 +269,12 @@ class TestJobs:
         assert [jobs_of(store, call_id) for call_id in ("tried", "leased")] == right
 
     def test_alike_errors_that_a_handler_has_still_to_do_are_found_and_ended_together(self, store):
-        def fail(call_id, *outcomes, error="SIP 486", handlers=("alert", "other")):
+        def fail(call_id, *outcomes, error="call 1486 failed", handlers=("alert", "other")):
             fields = {"status": "ended-with-error", "call_id": call_id, "error": error}
             return settled(store, *outcomes, handlers=handlers, **fields)
 
-        one = update("ended-with-error", "one", error="SIP 1")
-        fail("one", error="SIP 1")
+        one = update("ended-with-error", "one", error="call 1001 failed")
+        fail("one", error="call 1001 failed")
         fail("done", done("alert"))
         fail("done later", Job("alert", "done", None, 2, NOW, "x", NOW))
         fail("failed", failed("alert"))
@@ -277,7 +282,7 @@ class TestJobs:
         fail("else", error="STT failed")
         record(store, "ended", "well", handlers=["alert"])
         assert jobs.with_same_error(store, "alert", one) == []
-        found = [fail("pending", failing("alert")), fail("leased", error="SIP 2")]
+        found = [fail("pending", failing("alert")), fail("leased", error="call 1002 failed")]
         assert jobs.with_same_error(store, "alert", one) == found
         late = fail("late")
         jobs.finish(store, "alert", found)
@@ -300,7 +305,7 @@ class TestJobs:
             jobs.settle(store, [change])
         assert jobs_of(store)["update_crm"] == failing()
         assert jobs.failed_attempts(store, "call-1") == {update_id: [("update_crm", NOW + 1, 2.5, "answered 500")]}
-        retention.forget(store, "+31612345678")
+        forget(store, "+31612345678")
         assert store.query("SELECT * FROM attempts") == []
 
     def test_jobs_of_many_updates_that_were_done_at_once_go_and_their_updates_name_the_handlers(self, store):
@@ -386,7 +391,7 @@ class TestCalls:
         assert (call.status, call.seconds, call.error, call.end_reason) == ("ended", 300, None, "user_hangup")
         assert (call.received_at, call.customer, call.line) == (NOW - 1, "+31612345678", "+31850835037")
         assert calls.active(store) == []
-        assert calls.tallies(store, NOW - 3600) == [(LINE, None, Tally(1, 0, 1, 300.0, NOW - 1))]
+        assert calls.tallies(store, NOW - 3600) == [(LINE, NAME, None, Tally(1, 0, 1, 300.0, NOW - 1))]
 
     @pytest.mark.parametrize("statuses", [("ended", "ended-with-error"), ("queued", "ringing")])
     def test_updates_received_at_once_give_the_same_call_in_any_order(self, store, statuses):
@@ -418,7 +423,7 @@ class TestCalls:
         call = calls.get(store, "call-1")
         assert (call.status, call.seconds, call.error, call.end_reason) == (status, 300, "SIP 480", "sip_error")
         assert calls.active(store) == []
-        assert calls.tallies(store, 0) == [(LINE, "SIP 480", Tally(1, 1, 1, 300.0, NOW))]
+        assert calls.tallies(store, 0) == [(LINE, NAME, "SIP 480", Tally(1, 1, 1, 300.0, NOW))]
         assert [found.id for found in find(store, Filters(status="ended-with-error", error="SIP 480")).calls] == [
             "call-1"
         ]
@@ -483,7 +488,7 @@ class TestCalls:
         before = track(store, "end", "start")
         assert record(store, "ended", error="a repeat", end_reason="a repeat", received_at=NOW - 9) is None
         assert recent(store, 9) == [before]
-        retention.forget(store, "+31612345678")
+        forget(store, "+31612345678")
         assert recent(store, 9) == []
         assert [track(store, "start")] == calls.active(store)
 
@@ -496,7 +501,7 @@ class TestCalls:
         record(store, "in-progress", timestamp=END)
         record(store, "ended", timestamp=START)
         assert calls.get(store, "call-1").seconds is None
-        assert [tally for _, _, tally in calls.tallies(store, 0)] == [Tally(1, 0, 0, 0.0, NOW)]
+        assert [tally for *_, tally in calls.tallies(store, 0)] == [Tally(1, 0, 0, 0.0, NOW)]
 
     def test_one_is_not_found_by_the_first_digits_of_its_number(self, store):
         record(store, customer={"number": "+31600000001"})
@@ -511,17 +516,38 @@ class TestCalls:
         assert calls.count_active(store) == 4
         assert [calls.count_active(store, after=NOW), calls.count_active(store, until=NOW)] == [3, 1]
 
-    def test_they_are_counted_by_the_hour_they_were_first_heard_of(self, store):
-        hour = HOUR + 3600
-        for index, (received_at, error) in enumerate([(hour - 1, None), (hour, "SIP 486"), (hour + 1, "SIP 486")]):
-            record(store, "in-progress", f"call-{index}", received_at, timestamp=START)
-            status = "ended-with-error" if error else "ended"
-            record(store, status, f"call-{index}", hour + 9, timestamp=END, error=error)
-        first = (LINE, None, Tally(1, 0, 1, 300.0, hour - 1))
-        second = (LINE, "SIP 486", Tally(2, 2, 2, 600.0, hour + 1))
-        assert sorted(calls.tallies(store, HOUR + 100), key=repr) == sorted([first, second], key=repr)
-        assert calls.tallies(store, HOUR + 100, hour) == [first]
-        assert calls.tallies(store, hour) == [second]
+    def test_they_are_counted_by_line_and_error_when_they_were_first_heard_of(self, store):
+        outcomes = [("ended", None), ("ended-with-error", "SIP 486"), ("ended-with-error", "SIP 486")]
+        for index, (status, error) in enumerate(outcomes):
+            record(store, "in-progress", f"call-{index}", HOUR + index, timestamp=START)
+            record(store, status, f"call-{index}", HOUR + 9, timestamp=END, error=error)
+        record(store, "rejected", "no line", HOUR + 3, phone_number=None)
+        record(store, "ringing", "renamed", HOUR + 4, phone_number={"number": LINE, "name": "Front desk"})
+        expected = [
+            (LINE, NAME, None, Tally(2, 0, 1, 300.0, HOUR + 4)),
+            (LINE, NAME, "SIP 486", Tally(2, 2, 2, 600.0, HOUR + 2)),
+            (None, None, "", Tally(1, 1, 0, 0.0, HOUR + 3)),
+        ]
+        assert sorted(calls.tallies(store, HOUR), key=repr) == sorted(expected, key=repr)
+        assert calls.tallies(store, HOUR + 4) == [(LINE, "Front desk", None, Tally(1, 0, 0, 0.0, HOUR + 4))]
+        assert calls.tallies(store, HOUR, HOUR + 1) == [(LINE, NAME, None, Tally(1, 0, 1, 300.0, HOUR))]
+        assert calls.tally(store, HOUR, HOUR + 4) == Tally(4, 3, 3, 900.0, HOUR + 3)
+        assert calls.tally(store, HOUR + 5, HOUR + 9) == Tally()
+
+    def test_the_digits_of_one_are_of_the_customer_that_stands(self, store):
+        def kept():
+            return store.query("SELECT customer, digits FROM calls")[0]
+
+        record(store, customer=None)
+        assert kept() == (None, None)
+        for status, customer, expected in (
+            ("ringing", "sip:bob7@10.0.0.1", ("sip:bob7@10.0.0.1", "7")),
+            ("ended", "+31 (0)6 1234-5678", ("+31 (0)6 1234-5678", "31612345678")),
+            ("billed", "anonymous", ("+31 (0)6 1234-5678", "31612345678")),
+            ("billed 2", "(202) 555-0143", ("(202) 555-0143", "2025550143")),
+        ):
+            record(store, status, customer={"number": customer})
+            assert kept() == expected
 
     def test_it_is_noted_when_one_was_checked_with_the_provider(self, store):
         record(store)
@@ -542,32 +568,75 @@ class TestRetention:
         ):
             record(store, call_id=call_id, customer={"number": number})
         record(store, "ended", "other", phone_number={"number": "+31612345678"}, customer=None)
-        assert retention.forget(store, "+31612345678") == {"calls": 2, "updates": 2, "jobs": 4}
+        assert forget(store, "+31612345678") == {"calls": 2, "updates": 2, "jobs": 4}
         left = {"other", "call-_+316123456789_abc"}
         assert {stored.call_id for stored in updates.since(store)} == left
         assert {call.id for call in recent(store, 50)} == left
-        assert sum(tally.calls for _, _, tally in calls.tallies(store, 0)) == 2
-        assert retention.forget(store, "+31612345678") == {"calls": 0, "updates": 0, "jobs": 0}
+        assert forget(store, "+31612345678") == {}
 
-    @pytest.mark.parametrize("number", ["+31622222222", "\u00e9\t\\\"%_'", "2\\"])
+    @pytest.mark.parametrize(
+        ("who", "expected"),
+        [
+            ("+12025550177", ["e164", "id +12025550177", "national", "sip", "spaced"]),
+            ("(202) 555-0177", ["e164", "id +12025550177", "national", "sip", "spaced"]),
+            ("001 202 555 0177", ["e164", "id +12025550177", "national", "sip", "spaced"]),
+            ("sip:+12025550177@elsewhere", ["e164", "id +12025550177", "national", "sip", "spaced"]),
+            ("025550177", ["e164", "id +12025550177", "national", "sip", "spaced"]),
+            ("25550177", []),
+            ("12345", ["short", "short sip"]),
+            ("2345", []),
+            ("sip:12345@pbx", ["short sip"]),
+            ("alice", ["alice", "named"]),
+            ("sip:alice@example.com", ["alice"]),
+            ("example.com", []),
+            ("anonymous", ["anonymous"]),
+            ("anonym", []),
+            ("id +12025550177", ["id +12025550177"]),
+            ('100%_\\"\u00e9\t', ["odd"]),
+            ("%", []),
+        ],
+    )
+    def test_a_person_is_found_in_any_form_that_was_sent(self, store, who, expected):
+        for call_id, number in (
+            ("e164", "+12025550177"),
+            ("national", "(202) 555-0177"),
+            ("spaced", "001 202 555 0177"),
+            ("sip", "sip:+12025550177@sip.example.com"),
+            ("id +12025550177", None),
+            ("neighbour", "+12025550178"),
+            ("id 5c4d030f-43e3-12345", None),
+            ("short", "12345"),
+            ("short sip", "sip:12345@pbx"),
+            ("alice", "sip:alice@example.com"),
+            ("named", '"Alice" <sips:alice@10.0.0.1:5061>'),
+            ("anonymous", "anonymous"),
+            ("odd", '100%_\\"\u00e9\t'),
+        ):
+            record(store, call_id=call_id, customer={"number": number})
+        assert sorted(retention.calls_of(store, who)) == expected
+
+    @pytest.mark.parametrize("number", ["+31 6 22222222", "\u00e9\t\\\"%_'", "2\\"])
     def test_a_customer_whom_only_one_update_of_a_call_names_is_forgotten(self, store, number):
         record(store, customer={"number": "+31611111111"})
         record(store, "ended", customer={"number": number})
-        assert calls.get(store, "call-1").customer == "+31611111111"
+        store.execute("UPDATE calls SET customer = '+31611111111', digits = '31611111111'")
         record(store, call_id="other", customer={"number": f"{number}1"})
-        assert retention.forget(store, number) == {"calls": 1, "updates": 2, "jobs": 4}
+        assert forget(store, number) == {"calls": 1, "updates": 2, "jobs": 4}
 
-    def test_forgetting_a_short_number_leaves_alone_the_ids_that_happen_to_contain_it(self, store):
-        record(store, call_id="5c4d030f-43e3-12345")
-        record(store, "ended", "by customer", customer={"number": "12345"})
-        assert retention.forget(store, "12345") == {"calls": 1, "updates": 1, "jobs": 2}
-        assert [stored.call_id for stored in updates.since(store)] == ["5c4d030f-43e3-12345"]
+    def test_a_customer_whom_no_update_names_any_more_is_forgotten(self, store):
+        record(store, "in-progress", received_at=NOW - 100, customer={"number": "06 22222222"}, handlers=())
+        record(store, "ended", customer=None)
+        retention.prune(store, NOW, 9)
+        assert forget(store, "+31622222222") == {"calls": 1, "updates": 1, "jobs": 2}
 
     def test_forgetting_many_calls_takes_all_of_them(self, store, monkeypatch):
         monkeypatch.setattr(retention, "_IDS", 3)
         for index in range(8):
             record(store, call_id=f"call-{index}")
-        assert retention.forget(store, "+31612345678") == {"calls": 8, "updates": 8, "jobs": 16}
+        ids = retention.calls_of(store, "+31612345678")
+        assert retention.count(store, ids) == {"calls": 8, "updates": 8, "jobs": 16}
+        assert retention.remove(store, ids) == {"calls": 8, "updates": 8, "jobs": 16}
+        assert retention.count(store, ids) == {"calls": 0, "updates": 0, "jobs": 0}
 
     def test_pruning_takes_old_updates_in_batches_but_none_that_a_handler_that_is_on_has_pending(self, store):
         for index in range(5):
@@ -578,7 +647,7 @@ class TestRetention:
         assert [retention.prune(store, NOW, 3, ["update_crm"]) for _ in range(3)] == [(3, 3), (2, 2), (0, 0)]
         assert {stored.call_id for stored in updates.since(store)} == {"old-0", "new"}
         assert {call.id for call in recent(store, 50)} == {"old-0", "new"}
-        assert sum(tally.calls for _, _, tally in calls.tallies(store, 0)) == 2
+        assert calls.tally(store, 0, NOW + 1).calls == 2
         assert [each.failed for each in jobs.backlog(store) if each.handler == "update_crm"] == [0]
 
     def test_a_call_goes_with_the_last_of_its_updates(self, store):

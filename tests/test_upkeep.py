@@ -5,7 +5,7 @@ from threading import Event
 
 import pytest
 
-from stores import calls, get_store, jobs, locks, retention, updates
+from stores import calls, get_store, jobs, locks, retention, spool, updates
 from stores.records import Job
 from tests.conftest import keep_update, settle_jobs, update, wait_until
 from work import lanes, reconcile, upkeep
@@ -303,17 +303,74 @@ class TestPruning:
 
 
 class TestForget:
-    def test_it_removes_one_person_and_says_how_much(self, runner):
+    @pytest.fixture(autouse=True)
+    def calls(self, context):
         start("a", "call-_+31612345678_x")
         dispatch(update("ended", "b", customer={"number": "+31600000000"}))
-        assert runner.invoke(args=["forget", "+31612345678"]).stdout == "2 calls, 2 updates, 0 jobs removed\n"
+
+    def test_it_shows_what_it_would_remove_and_asks(self, runner):
+        answer = runner.invoke(args=["forget", "06 12345678"], input="n\n")
+        assert answer.exit_code == 1
+        assert answer.stdout.splitlines()[:3] == ["2 calls, 2 updates, 0 jobs:", "  a", "  call-_+316***78_x"]
+        assert kept() == ["a", "call-_+31612345678_x", "b"]
+        answer = runner.invoke(args=["forget", "06 12345678"], input="y\n")
+        assert answer.stdout.splitlines()[-1] == "2 calls, 2 updates, 0 jobs removed"
         assert kept() == ["b"]
 
-    @pytest.mark.parametrize("number", ["", "0612345678", "+", "+31*", "*"])
-    def test_it_refuses_what_is_no_number(self, runner, number):
-        start("a")
-        assert runner.invoke(args=["forget", number]).exit_code == 2
-        assert kept() == ["a"]
+    def test_it_asks_nothing_where_it_is_told_so(self, runner):
+        answer = runner.invoke(args=["forget", "--yes", "b"])
+        assert (answer.exit_code, answer.stdout) == (0, "1 call, 1 update, 0 jobs removed\n")
+        assert kept() == ["a", "call-_+31612345678_x"]
+
+    def test_of_many_calls_the_first_are_listed(self, runner):
+        start(*(f"many {number:02}" for number in range(25)))
+        lines = runner.invoke(args=["forget", "+31612345678"], input="n\n").stdout.splitlines()
+        assert (len(lines[1:-1]), lines[20], lines[21]) == (21, "  many 17", "  and 7 more")
+
+    @pytest.mark.parametrize(
+        ("who", "told"),
+        [
+            ("", "give a number"),
+            ("+", "give a number"),
+            ("*", "give a number"),
+            ("12345678", "no number is 12345678: give all of it"),
+            ("+31", "no number is 31: give all of it, or its last 9 digits or more"),
+        ],
+    )
+    def test_it_refuses_what_is_no_number_and_too_few_digits(self, runner, who, told):
+        answer = runner.invoke(args=["forget", "--yes", "--", who])
+        assert answer.exit_code == 2 and told in answer.stderr
+        assert len(kept()) == 3
+
+    def test_it_says_that_nothing_is_kept(self, runner):
+        for who in ("+31612345679", "+31*", "nobody"):
+            answer = runner.invoke(args=["forget", who])
+            assert (answer.exit_code, answer.stdout) == (0, "Nothing of that person is kept.\n")
+
+
+class TestForgetWithASpool:
+    @pytest.fixture
+    def settings(self, settings, postgres):
+        return settings | {"DATABASE_URL": postgres.url}
+
+    def test_it_removes_from_the_spool_too_while_nothing_moves_from_there(self, app, runner, monkeypatch):
+        store = get_store()
+        keep_update(store, update("in-progress"), ["update_crm"])
+        keep_update(store.spool, update("ended"), ["update_crm"])
+        keep_update(store.spool, update("ended", "b", customer=None), ["update_crm"])
+        locks.renew(store.spool, "drain", 30)
+        waits = []
+
+        def wait(seconds):
+            waits.append((seconds, kept()))
+            locks.renew(store.spool, "drain", 0)
+
+        monkeypatch.setattr(spool.time, "sleep", wait)
+        answer = runner.invoke(args=["forget", "--yes", "0612345678"])
+        assert answer.stdout == "2 calls, 2 updates, 2 jobs removed\n"
+        assert [ids for _, ids in waits] == [["call-1"]]
+        assert (kept(), [stored.call_id for stored in updates.since(store.spool)]) == ([], ["b"])
+        assert locks.acquire(store.spool, "drain", 1)
 
 
 @pytest.mark.parametrize(("interval", "stays"), [(60, False), (86400, True)])
