@@ -43,6 +43,7 @@ class Database(Protocol):
 
     def probe(self) -> None:
         """Try again to reach a database that failed, for a second. Raises StoreError while it cannot be used."""
+        return None  # a file is tried again by each verb
 
     def close(self) -> None:
         """Let go of every connection and file; the next verb opens them again."""
