@@ -90,7 +90,7 @@ def deliveries(secret: str | None) -> Iterator[tuple[str, str, str, bytes | None
         body = json.dumps({"message": {"type": kind}}).encode()
         yield f"a message of type {kind}", "200 {}", "POST", body, signed(body, secret)
     too_large = b" " * (MAX_BODY + 1)
-    yield "over 1 MiB", "413", "POST", too_large, signed(too_large, secret)
+    yield "over 2 MiB", "413", "POST", too_large, signed(too_large, secret)
 
 
 def send_test_call(url: str, secret: str | None) -> int:
