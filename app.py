@@ -6,6 +6,7 @@ of handlers, `work/dispatch.py` keeps the update and calls them, `stores/updates
 """
 
 import logging
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -21,11 +22,11 @@ import logs
 import stores
 from config import MAX_BODY, WEBHOOK_PATH, load_config
 from intake import refusals
-from intake.refusals import Refusal
-from intake.signature import InvalidSignature, is_local, verify
+from intake.signature import InvalidSignature, Refusal, is_local, verify
 from schemas.status_update import STATUS_UPDATE, load_update
 from schemas.strict_json import parse_json
 from schemas.times import clock
+from stores.refusals import ENCODED, NOT_JSON
 from work import retries
 from work.dispatch import dispatch
 
@@ -41,36 +42,47 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.add_url_rule(WEBHOOK_PATH, view_func=status_update, methods=["POST"], provide_automatic_options=False)
     for part in (stores, handlers, retries, refusals, dashboard, commands):
         part.init_app(app)
+    app.before_request(any_slashes)
     return app
 
 
-def status_update() -> tuple[str, int] | Response:
+def any_slashes() -> Response | None:
+    """Take what is posted to the webhook's path with doubled slashes, or one at the end: few senders are redirected."""
+    is_webhook = re.sub("/+", "/", request.path).rstrip("/") == WEBHOOK_PATH
+    return status_update() if is_webhook and request.method == "POST" and request.url_rule is None else None
+
+
+def status_update() -> Response:
     """Take one message. 200 means that it is kept, and that each handler's work on it is done or pending.
 
     Whatever is raised on the way becomes an answer in `refusals`.
     """
     deadline = time.monotonic() + current_app.config["DEADLINE"]
-    received_at = datetime.fromtimestamp(stores.get_store().now(), UTC)
     body = read_body()
     verify_sender(body)
     document = parse_body(body)
     if (kind := message_type(document)) != STATUS_UPDATE:
         return pass_over(kind)
+    received_at = datetime.fromtimestamp(stores.get_store().now(), UTC)
     dispatch(load_update(document, received_at), deadline)
     return Response("OK", mimetype="text/plain")
 
 
 def read_body() -> bytes:
-    """The raw body, MAX_BODY bytes at most. Raises Refusal."""
+    """The raw body, MAX_BODY bytes at most and not encoded. Raises Refusal."""
     try:
         body = request.get_data()
         # What comes in chunks is silently cut off at the limit.
         if len(body) == MAX_BODY and request.content_length is None and request.environ["wsgi.input"].read(1):
             raise RequestEntityTooLarge
+        if len(body) < (request.content_length or 0):
+            raise ClientDisconnected
     except RequestEntityTooLarge:
         raise Refusal("too large", f"{MAX_BODY} bytes at most") from None
     except (OSError, ClientDisconnected):
         raise Refusal("the body stopped halfway", "send all of it") from None
+    if (encoding := request.headers.get("Content-Encoding", "").strip().lower()) not in ("", "identity"):
+        raise Refusal(ENCODED, f"send it as it is, without Content-Encoding: {encoding[:64]}")
     return body
 
 
@@ -81,7 +93,7 @@ def verify_sender(body: bytes) -> None:
         signed = headers.get("X-Webhook-Timestamp"), headers.get("X-Webhook-Signature")
         verify(config["WEBHOOK_SECRET"], *signed, body, now=clock(), tolerance=config["WEBHOOK_TOLERANCE"])
         return
-    local = is_local(request.environ) and "Origin" not in headers  # which a browser sends for a page of elsewhere
+    local = is_local(request.environ) and "Origin" not in headers  # a browser adds it to what another site's page posts
     if not (config["ALLOW_UNSIGNED"] or local):
         raise InvalidSignature("no secret is set here", "set WEBHOOK_SECRET, or ALLOW_UNSIGNED=true")
 
@@ -91,7 +103,7 @@ def parse_body(body: bytes) -> Any:
     try:
         return parse_json(body)
     except ValueError as error:
-        raise Refusal("not JSON", f"{error}. Send one JSON object in UTF-8") from None
+        raise Refusal(NOT_JSON, f"{error}. Send one JSON object in UTF-8") from None
 
 
 def message_type(document: Any) -> str:

@@ -184,6 +184,18 @@ def dump(update: StatusUpdate) -> dict[str, Any]:
     return {"message": message}
 
 
+def named_fields(message: Mapping[str, Any], schema: Schema = _DOCUMENT.fields["message"].schema) -> dict[str, Any]:
+    """What the schema names of a decoded message, for the log, whether or not it is right: no prompts, no secrets."""
+    named = {}
+    for name, field in schema.fields.items():
+        value = message.get(name)
+        if isinstance(field, fields.Nested) and isinstance(value, dict):
+            named[name] = named_fields(value, field.schema)
+        elif name in message and (type(field) is fields.Raw or not isinstance(value, dict | list)):
+            named[name] = value
+    return named
+
+
 def field_errors(error: ValidationError) -> dict[str, list[str]]:
     """What is wrong with each field, by its dotted name: `message.call.id`."""
     found: dict[str, list[str]] = {}

@@ -141,31 +141,10 @@ class TestPassword:
         assert answer.headers["WWW-Authenticate"].startswith("Basic")
         assert "DASHBOARD_PASSWORD" in answer.json["error"]
 
-    def test_after_10_wrong_ones_an_address_is_shut_out_for_the_rest_of_the_minute(self, client, clock):
-        def status(password, address="192.0.2.1"):
-            forwarded = {"X-Forwarded-For": f"198.51.100.7, {address}"}
-            return client.get("/calls.json", headers=forwarded, auth=("", password)).status_code
-
-        assert [status(f"guess {number}") for number in range(12)] == [401] * 10 + [429] * 2
-        assert status("pässword") == 429
-        assert status("pässword", "192.0.2.2") == 200
-        assert client.get("/healthz").status_code == 200
-        clock.now += 60
-        assert status("pässword") == 200
-        text = page(client, auth=("", "pässword")).text
-        assert "429 too many wrong passwords, 3 times" in text
-        assert "DASHBOARD_PASSWORD" in text
-
-    def test_after_100_wrong_ones_from_anywhere_everybody_is(self, client):
-        for number in range(100):
-            environ = {"REMOTE_ADDR": f"192.0.2.{number}"}
-            assert client.get("/", auth=("", "guess"), environ_base=environ).status_code == 401
-        answer = client.get("/", auth=("", "pässword"))
-        assert (answer.status_code, answer.headers["Retry-After"]) == (429, "60")
-
-    def test_no_password_at_all_is_no_wrong_one(self, client):
-        for _ in range(11):
-            assert client.get("/").status_code == 401
+    def test_wrong_ones_lock_nobody_out(self, client):
+        for _ in range(200):
+            assert client.get("/", auth=("", "guess")).status_code == 401
+        assert client.get("/calls.json", auth=("", "pässword")).status_code == 200
 
 
 class Page(HTMLParser):
@@ -443,13 +422,6 @@ class TestAttention:
         text = self.attention(client)
         assert "401 wrong signature, 12 times, last 2027-01-15T08:29:00.000Z. WEBHOOK_SECRET must be" in text
         assert "stale" not in text
-
-    def test_looking_at_the_page_counts_what_was_refused_since(self, app, client, clock):
-        client.post(URL, json=message())
-        client.post(URL, json=message())
-        assert "401 unsigned, 1 time," in self.attention(client)
-        clock.now += 1
-        assert "401 unsigned, 2 times," in self.attention(client)
 
     def test_unsigned_updates_and_a_throw_away_disk_are_told(self, app, client):
         record(app)
