@@ -19,9 +19,9 @@ from werkzeug.exceptions import BadRequest
 
 from config import WEBHOOK_PATH, dangers, public_url, warnings
 from dashboard import listing
-from dashboard.access import add_headers, error_response, is_same_origin, require_access
+from dashboard.access import add_headers, error_response, has_access, is_same_origin, require_access
 from dashboard.figures import PERIODS, figures, first_hour
-from dashboard.health import health
+from dashboard.health import Health
 from dashboard.presenters import call_state, kept_update, paused_at
 from handlers import HANDLERS
 from schemas.times import iso
@@ -42,7 +42,7 @@ blueprint.after_request(add_headers)
 
 
 def init_app(app: Flask) -> None:
-    app.extensions["figures"] = {}
+    app.extensions |= {"health": Health(), "figures": {}}
     app.register_blueprint(blueprint)
 
 
@@ -58,9 +58,10 @@ def bad_request(error: BadRequest) -> Response:
 
 @blueprint.get("/healthz")
 def healthz() -> tuple[Response, int]:
-    """503 only when an update could not be kept now."""
-    shown, status = health()
-    return jsonify(shown), status
+    """503 when an update could not be kept. Who has access is also told why."""
+    health: Health = current_app.extensions["health"]
+    answer, status = health.answer(details=has_access())
+    return jsonify(answer), status
 
 
 @blueprint.get("/")

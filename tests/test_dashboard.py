@@ -1,12 +1,13 @@
 import base64
 import json
 from html.parser import HTMLParser
+from unittest.mock import Mock
 from urllib.parse import urljoin
 
 import pytest
 
 import dashboard
-from stores import get_store, jobs, refusals, updates
+from stores import StoreError, get_store, jobs, refusals, updates
 from stores.records import Job, RefusalCount
 from tests.conftest import NOW, SECRET, URL, message, signed, update
 
@@ -40,20 +41,50 @@ def test_a_new_receiver_is_healthy(client):
         "failed": 0,
         "oldest_pending_s": None,
         "last_update_at": None,
+        "spooled": 0,
         "handlers": {},
     }
 
 
-def test_health_counts_what_is_pending_and_failed(app, client):
+def test_health_tells_a_stranger_counts_and_who_has_access_the_reasons(app, client):
     record(app, "a", pending())
-    record(app, "b", failed(), received_at=NOW - 100)
+    record(app, "b", failed(error="answered 500: no such path /secret"), received_at=NOW - 100)
     answer = client.get("/healthz", environ_base=ELSEWHERE)
-    assert answer.status_code == 200
-    assert [answer.json[name] for name in ("pending", "failed", "oldest_pending_s")] == [1, 1, 90]
-    assert answer.json["last_update_at"] == "2027-01-15T08:28:30.000Z"
+    assert (answer.status_code, answer.json) == (
+        200,
+        {
+            "status": "ok",
+            "store": "sqlite",
+            "pending": 1,
+            "failed": 1,
+            "oldest_pending_s": 90,
+            "last_update_at": "2027-01-15T08:28:30.000Z",
+            "spooled": 0,
+        },
+    )
+    assert client.get("/healthz").json["handlers"]["update_crm"] == {
+        "pending": 1,
+        "failed": 1,
+        "oldest_pending_at": "2027-01-15T08:28:30.000Z",
+        "next_try_at": "2027-01-15T08:30:30.000Z",
+        "error": "answered 500: no such path /secret",
+    }
 
 
-def test_a_store_that_does_not_answer_is_told_with_503_until_it_answers_again(client, tmp_path):
+def test_health_looks_at_the_store_for_strangers_once_a_second_and_writes_nothing(client, clock, app, monkeypatch):
+    app.extensions["store"].now()
+    looks = Mock(wraps=jobs.backlog)
+    monkeypatch.setattr(jobs, "backlog", looks)
+    monkeypatch.setattr("stores.sqlite.SQLite.execute", Mock(side_effect=AssertionError))
+    for _ in range(10):
+        assert client.get("/healthz", environ_base=ELSEWHERE).status_code == 200
+        clock.now += 0.25
+    assert looks.call_count == 3
+    assert client.get("/healthz").status_code == 200
+    assert looks.call_count == 4
+
+
+def test_a_store_that_does_not_answer_is_told_with_503_until_it_answers_again(client, tmp_path, clock):
     client.post(URL, json=message())
     for file in tmp_path.glob("calls.db*"):
         file.unlink()
@@ -62,9 +93,31 @@ def test_a_store_that_does_not_answer_is_told_with_503_until_it_answers_again(cl
         answer = client.get(path, headers=BROWSER)
         assert answer.status_code == 503
         assert "calls.db" in answer.text and "+316" not in answer.text
-    assert client.get("/healthz").json["status"] == "error"
+    answer = client.get("/healthz", environ_base=ELSEWHERE)
+    assert (answer.status_code, answer.json["status"], answer.json["pending"]) == (503, "error", None)
+    assert "calls.db" not in answer.text
     (tmp_path / "calls.db").unlink()
-    assert client.get("/healthz").status_code == 200
+    clock.now += 1
+    assert client.get("/healthz", environ_base=ELSEWHERE).status_code == 200
+
+
+class TestAnUpdateThatCouldNotBeKept:
+    @pytest.fixture(autouse=True)
+    def not_kept(self, client, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr("app.dispatch", Mock(side_effect=StoreError("the disk is full")))
+            assert client.post(URL, json=message()).status_code == 503
+
+    def test_is_told_for_a_minute_though_the_store_can_be_read(self, client, clock):
+        for seconds, status in ((0, 503), (59, 503), (1, 200)):
+            clock.now += seconds
+            assert client.get("/healthz", environ_base=ELSEWHERE).status_code == status
+
+    def test_is_told_until_one_is_kept(self, client, clock):
+        for status in (503, 200):
+            assert client.get("/healthz", environ_base=ELSEWHERE).status_code == status
+            clock.now += 1
+            client.post(URL, json=message())
 
 
 def test_calls_are_active_until_they_end_or_are_stale_and_recent_all_along(client, clock):
@@ -145,6 +198,11 @@ class TestPassword:
         for _ in range(200):
             assert client.get("/", auth=("", "guess")).status_code == 401
         assert client.get("/calls.json", auth=("", "pässword")).status_code == 200
+
+    def test_health_tells_the_reasons_with_it_only(self, client):
+        assert "handlers" not in client.get("/healthz").json
+        assert "handlers" not in client.get("/healthz", auth=("", "guess")).json
+        assert "handlers" in client.get("/healthz", auth=("", "pässword"), environ_base=ELSEWHERE).json
 
 
 class Page(HTMLParser):
