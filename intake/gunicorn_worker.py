@@ -5,7 +5,7 @@ not close, up to two seconds: a few slow clients stop all others. Here the kerne
 loop looks at it (MSG_PEEK) when enough is there (SO_RCVLOWAT).
 
 It can go once gunicorn does both: https://github.com/benoitc/gunicorn/pull/3635 (open) lets the event loop wait for the
-first bytes of a request; that it waits for clients to close came with pull request 3590, and nobody has reported it.
+first bytes of a request; that it waits for clients to close came with pull request 3590, of which no report was found.
 
 Of gunicorn's insides it overrides the methods below and uses the worker's `poller`, `pending_conns`, `nr_conns`,
 `worker_connections` and `alive`, and a connection's `sock`, `timeout`, `data_ready` and `parser.unreader.buf`.
@@ -49,7 +49,9 @@ def measure(data: bytes, chunk: int = 0) -> tuple[int, int]:
         return (len(data) + 1 if len(data) < LOOK else ENDLESS), 0
     head = data[: end - 2].lower()
     if b"\r\ntransfer-encoding:" in head:
-        return measure_chunks(data, chunk or end)
+        chunked = re.search(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*\r\n", head)
+        is_plain = chunked and b"\r\ncontent-length:" not in head
+        return measure_chunks(data, chunk or end) if is_plain else (UNKNOWN, 0)
     length = re.search(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", head)
     size = end + int(length[1].lstrip(b"0")[:18] or 0) if length else end
     if size > end + MAX_BODY or (size > len(data) and b"\r\nexpect:" in head):
@@ -205,7 +207,7 @@ class Worker(ThreadWorker):
         while self.pending_conns and self.pending_conns[0].timeout < latest:
             self.drop(self.pending_conns[0])
         for conn in self.large:
-            if conn.timeout < now:
+            if conn.timeout < latest:
                 with suppress(OSError):
                     conn.sock.shutdown(SHUT_RD)  # its thread waits for no more of it
         while self.resting and self.resting[0][0] < now:
