@@ -6,25 +6,22 @@ of handlers, `work/dispatch.py` keeps the update and calls them, `stores/updates
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Flask, Response, current_app, jsonify, request
-from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+from flask import Flask, Response, jsonify, request
 
 import commands
 import dashboard
 import handlers
 import logs
 import stores
-from config import MAX_BODY, WEBHOOK_PATH, load_config
+from config import WEBHOOK_PATH, load_config
 from intake import refusals
-from intake.refusals import Refusal
-from intake.signature import InvalidSignature, is_local, verify
+from intake.request import parse_body, read_body, verify_sender
 from schemas.status_update import STATUS_UPDATE, load_update
-from schemas.strict_json import parse_json
-from schemas.times import clock
 from work import lanes, threads
 from work.dispatch import dispatch
 
@@ -40,56 +37,29 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.add_url_rule(WEBHOOK_PATH, view_func=status_update, methods=["POST"], provide_automatic_options=False)
     for part in (stores, handlers, lanes, threads, refusals, dashboard, commands):
         part.init_app(app)
+    app.before_request(any_slashes)
     return app
 
 
-def status_update() -> tuple[str, int] | Response:
+def any_slashes() -> Response | None:
+    """Take what is posted to the webhook's path with doubled slashes, or one at the end: few senders are redirected."""
+    is_webhook = re.sub("/+", "/", request.path).rstrip("/") == WEBHOOK_PATH
+    return status_update() if is_webhook and request.method == "POST" and request.url_rule is None else None
+
+
+def status_update() -> Response:
     """Take one message. 200 means that it is kept, and that each handler's work on it is done or pending.
 
     Whatever is raised on the way becomes an answer in `refusals`.
     """
-    received_at = datetime.fromtimestamp(stores.get_store().now(), UTC)
     body = read_body()
     verify_sender(body)
     document = parse_body(body)
     if (kind := message_type(document)) != STATUS_UPDATE:
         return pass_over(kind)
+    received_at = datetime.fromtimestamp(stores.get_store().now(), UTC)
     dispatch(load_update(document, received_at))
     return Response("OK", mimetype="text/plain")
-
-
-def read_body() -> bytes:
-    """The raw body, MAX_BODY bytes at most. Raises Refusal."""
-    try:
-        body = request.get_data()
-        # What comes in chunks is silently cut off at the limit.
-        if len(body) == MAX_BODY and request.content_length is None and request.environ["wsgi.input"].read(1):
-            raise RequestEntityTooLarge
-    except RequestEntityTooLarge:
-        raise Refusal("too large", f"{MAX_BODY} bytes at most") from None
-    except (OSError, ClientDisconnected):
-        raise Refusal("the body stopped halfway", "send all of it") from None
-    return body
-
-
-def verify_sender(body: bytes) -> None:
-    """Raise InvalidSignature unless a secret signed the request, or none is set and it may come unsigned."""
-    config, headers = current_app.config, request.headers
-    if config["WEBHOOK_SECRET"]:
-        signed = headers.get("X-Webhook-Timestamp"), headers.get("X-Webhook-Signature")
-        verify(config["WEBHOOK_SECRET"], *signed, body, now=clock(), tolerance=config["WEBHOOK_TOLERANCE"])
-        return
-    local = is_local(request.environ) and "Origin" not in headers  # which a browser sends for a page of elsewhere
-    if not (config["ALLOW_UNSIGNED"] or local):
-        raise InvalidSignature("no secret is set here", "set WEBHOOK_SECRET, or ALLOW_UNSIGNED=true")
-
-
-def parse_body(body: bytes) -> Any:
-    """The JSON document in `body`. Raises Refusal."""
-    try:
-        return parse_json(body)
-    except ValueError as error:
-        raise Refusal("not JSON", f"{error}. Send one JSON object in UTF-8") from None
 
 
 def message_type(document: Any) -> str:

@@ -1,10 +1,8 @@
 """Settings: read from the environment once, and checked; and which of them must not stay as they are."""
 
-import errno
 import logging
 import os
 import re
-import socket
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -35,7 +33,7 @@ INTERNALS = {
     "UPKEEP_EVERY": 60.0,
 }
 VERSION = "1.0"
-MAX_BODY = 1024 * 1024  # bytes
+MAX_BODY = 2 * 1024 * 1024  # bytes
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 WEBHOOK_PATH = "/webhooks/status-update"
 SHORTEST_PASSWORD = 12  # characters; guesses are not slowed down
@@ -148,22 +146,6 @@ def warnings(config: Mapping[str, Any]) -> list[str]:
     for option in config["UNKNOWN_OPTIONS"]:
         sentences.append(f"PostgreSQL knows no option {option}, so it is not used: take it out of DATABASE_URL.")
     return sentences
-
-
-def check_free(address: tuple[str, int] | str) -> None:
-    """End the process in one line if no server can listen at `address`: host and port, or a Unix socket's path."""
-    try:
-        if isinstance(address, tuple):
-            socket.create_server(address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET).close()
-        else:  # whoever binds a path last has it, so ask whether somebody answers
-            with socket.socket(socket.AF_UNIX) as client:
-                if client.connect_ex(address) == 0:
-                    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    except OSError as error:
-        where = address if isinstance(address, str) else ":".join(map(str, address))
-        raise SystemExit(
-            f"Cannot listen at {where}: {error.strerror}. Choose another address, or stop the program that uses it."
-        ) from None
 
 
 def announce(config: Mapping[str, Any], **fields: Any) -> None:

@@ -1,24 +1,20 @@
 """gunicorn's settings, each with its reason. WEB_CONCURRENCY sets the number of workers, PORT the port."""
 
 import os
-import resource
 
 from gunicorn import glogging
 
 import logs
-from config import announce, check_free, load_config
+from config import announce, load_config
 from intake.gunicorn_worker import Worker
 
-# Answers wait for the disk and for other services, so threads, not more processes, keep a worker busy. They are made
-# when needed, and wait for no client.
+# Answers wait for the disk and for services, so threads, not more processes, keep a worker busy: 16 places in each of
+# three lanes, and 16 for the rest. They are made when needed, and wait for no client.
 worker_class = Worker
 threads = 64
 
-# Each connection has a file descriptor, and so have the threads' databases: half of what many systems give is too few.
-files, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-files = max(files, min(most_files, 4096) if most_files != resource.RLIM_INFINITY else 4096)
-resource.setrlimit(resource.RLIMIT_NOFILE, (files, most_files))
-worker_connections = min(1000, files // 2)
+# Many systems allow a process 1,024 files: half for clients, half for what its threads open, databases and services.
+worker_connections = 512
 
 # Routers of platforms keep idle connections for about a minute: closed here first, a request could get lost.
 keepalive = 75
@@ -46,19 +42,13 @@ class Logger(glogging.Logger):
 logger_class = Logger
 
 
-# Where these are set, a socket that listens already is handed over: by systemd, or by the gunicorn that this replaces.
-HANDED_OVER = {"LISTEN_FDS", "GUNICORN_FD"}
-
-
 def on_starting(server):
-    """Refuse nonsense settings and a port in use in one line, or say what is on and off: once, before any worker."""
+    """Refuse nonsense settings in one line, or say what is on and off: once, before any worker."""
     config = load_config()
-    if HANDED_OVER.isdisjoint(os.environ):
-        for address in server.address:
-            if not isinstance(address, int):  # fd://
-                check_free(address)
-    named = [":".join(map(str, each)) if isinstance(each, tuple) else str(each) for each in server.address]
-    announce(config, address=named)
+    if server.cfg.is_ssl:
+        raise SystemExit("gunicorn cannot speak TLS here: unset certfile and keyfile, and put a proxy in front.")
+    names = [":".join(map(str, each)) if isinstance(each, tuple) else str(each) for each in server.address]
+    announce(config, address=names)
 
 
 def post_worker_init(worker):

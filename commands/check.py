@@ -25,11 +25,11 @@ from commands.client import (
 )
 from config import LOOPBACK, MAX_BODY, on_and_off, warnings
 from handlers import active_calls
+from intake.refusals import CHECK_AGENT
 from schemas.statuses import ENDED_WITH_ERROR, IN_PROGRESS
 from schemas.times import isoformat
 from stores import get_store, spool
 
-USER_AGENT = "call-status-receiver-check"  # by which a receiver knows that nothing is wrong with its sender
 OTHER_TYPES = ("assistant-request", "tool-calls", "end-of-call-report")
 
 
@@ -121,7 +121,7 @@ def check_deployment(url: str, secret: str | None, send: bool) -> None:
 
 def answer_to(url: str, method: str, body: bytes | None, headers: dict[str, str]) -> str:
     """The status of the answer, and {} where that is all it says; the error's name where there is none."""
-    headers = {"User-Agent": USER_AGENT, **headers}
+    headers = {"User-Agent": CHECK_AGENT, **headers}
     try:
         answer = new_session().request(method, url, data=body, headers=headers, timeout=30, allow_redirects=False)
     except requests.RequestException as error:

@@ -19,13 +19,13 @@ from werkzeug.exceptions import BadRequest
 
 from config import WEBHOOK_PATH, dangers, public_url, warnings
 from dashboard import listing
-from dashboard.access import LoginThrottle, add_headers, error_response, is_same_origin, require_access
+from dashboard.access import add_headers, error_response, has_access, is_same_origin, require_access
 from dashboard.figures import PERIODS, figures, first_hour
-from dashboard.health import health
+from dashboard.health import Health
 from dashboard.presenters import call_state, is_off, kept_update, service_state
 from schemas.statuses import ERRORS
 from schemas.times import iso
-from stores import Database, StoreError, calls, get_refusals, get_store, jobs, refusals, spool, updates
+from stores import Database, StoreError, calls, get_store, jobs, refusals, spool, updates
 from stores.export import every_update, exported
 from work.lanes import get_lane
 
@@ -44,7 +44,7 @@ blueprint.after_request(add_headers)
 
 
 def init_app(app: Flask) -> None:
-    app.extensions |= {"login_throttle": LoginThrottle(), "figures": {}}
+    app.extensions |= {"health": Health(), "figures": {}}
     app.register_blueprint(blueprint)
 
 
@@ -60,9 +60,10 @@ def bad_request(error: BadRequest) -> Response:
 
 @blueprint.get("/healthz")
 def healthz() -> tuple[Response, int]:
-    """503 only when an update could not be kept now."""
-    shown, status = health()
-    return jsonify(shown), status
+    """503 when an update could not be kept. Who has access is also told why."""
+    health: Health = current_app.extensions["health"]
+    answer, status = health.answer(details=has_access())
+    return jsonify(answer), status
 
 
 @blueprint.get("/")
@@ -157,7 +158,6 @@ def _page() -> dict[str, Any]:
 def _now(store: Database) -> dict[str, Any]:
     """What is on, what needs attention, and what a receiver without updates has to say."""
     config, now = current_app.config, store.now()
-    get_refusals().flush(store, now)
     backlog = jobs.backlog(store)
     return _overview(store) | {
         "undone": [each for each in backlog if each.failed or (each.oldest or now) < now - PENDING_TOO_LONG],

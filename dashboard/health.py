@@ -1,59 +1,93 @@
-"""Whether the receiver is well, for platforms and monitors: nothing in it tells of a call."""
+"""Whether the receiver is well, for platforms and monitors: a stranger gets counts, and who has access the reasons."""
 
-import logging
-from typing import Any
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from logs import mask
-from schemas.times import iso
-from stores import Database, StoreError, get_store, jobs, spool, updates
+from schemas.times import clock, iso
+from stores import Database, StoreError, get_refusals, get_store, jobs, spool, updates
 from stores.records import Backlog
 
-logger = logging.getLogger(__name__)
+LOOK_EVERY = 1.0  # seconds between two looks at the store for strangers
+NOT_KEPT_FOR = 60.0  # seconds that a failure is told, unless an update was kept since: then a look at the store decides
 
 
-def health() -> tuple[dict[str, Any], int]:
-    """What /healthz tells, and its status: 503 only when an update could not be kept now."""
-    store, failure = get_store(), ""
+Result = TypeVar("Result")
+
+
+class Health:
+    """What /healthz tells. A look at the store writes nothing, and does for all strangers of a second."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._looked_at: float | None = None
+        self._figures: dict[str, Any] = {}
+
+    def answer(self, details: bool) -> tuple[dict[str, Any], int]:
+        """The answer and its status, which is 503 where an update could not be kept; with `details` as of now."""
+        counts, reasons = look(get_store()) if details else (self._recent_figures(), {})
+        last_update_at, not_kept_at = counts["last_update_at"], get_refusals().not_kept_at
+        failed = not_kept_at > max(last_update_at or 0, clock() - NOT_KEPT_FOR)
+        is_well = counts["pending"] is not None and not failed
+        answer = {"status": "ok" if is_well else "error", **counts, "last_update_at": iso(last_update_at), **reasons}
+        return answer, 200 if is_well else 503
+
+    def _recent_figures(self) -> dict[str, Any]:
+        """Those of the last look, unless it is a second ago and nobody is about to look again."""
+        if not self._is_recent() and self._lock.acquire(blocking=self._looked_at is None):
+            try:
+                if not self._is_recent():
+                    self._figures, _ = look(get_store())
+                    self._looked_at = clock()
+            finally:
+                self._lock.release()
+        return self._figures
+
+    def _is_recent(self) -> bool:
+        return self._looked_at is not None and abs(clock() - self._looked_at) < LOOK_EVERY
+
+
+def look(store: Database) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The figures of `store`, or of its spool while it cannot be reached; then what strangers may not know."""
+    pair, error = _try(figures, store)
+    if error and store.spool:
+        pair, _ = _try(figures, store.spool)
+    spooled, spool_error = _try(spool.waiting, store)
+    counts, handlers = pair or (dict.fromkeys(("pending", "failed", "oldest_pending_s", "last_update_at")), {})
+    details: dict[str, Any] = {"handlers": handlers}
+    if reason := error or store.failure or spool_error:
+        details["spooled_because" if store.spool else "error"] = reason
+    return {"store": store.name, **counts, "spooled": spooled}, details
+
+
+def _try(verb: Callable[[Database], Result], db: Database) -> tuple[Result | None, str]:
+    """What `verb` returns, or why it could not."""
     try:
-        try:
-            last_update, backlog = _check(store)
-        except StoreError as error:
-            if store.spool is None:
-                raise
-            failure = str(error)
-            last_update, backlog = _check(store.spool)
-        spooled = spool.waiting(store)
+        return verb(db), ""
     except StoreError as error:
-        logger.error("an update could not be kept now", extra={"error": str(error)})
-        return {"status": "error", "store": store.name, "error": str(error)}, 503
-    oldest = min((each.oldest for each in backlog if each.oldest is not None), default=None)
-    found = {
-        "status": "ok",
-        "store": store.name,
-        "pending": sum(each.pending for each in backlog),
-        "failed": sum(each.failed for each in backlog),
-        "oldest_pending_s": oldest and round(store.now() - oldest, 1),
-        "last_update_at": iso(last_update),
-        "handlers": {each.handler: handler_state(each) for each in backlog},
+        return None, str(error)
+
+
+def figures(db: Database) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is still to be done in `db`, in all and by handler. Raises StoreError."""
+    backlog = jobs.backlog(db)
+    oldest = min((handler.oldest for handler in backlog if handler.oldest is not None), default=None)
+    counts = {
+        "pending": sum(handler.pending for handler in backlog),
+        "failed": sum(handler.failed for handler in backlog),
+        "oldest_pending_s": None if oldest is None else round(db.now() - oldest, 1),
+        "last_update_at": updates.latest(db),
     }
-    failure = failure or store.failure
-    if spooled or failure:
-        found |= {"spooled": spooled, "spooled_because": failure}
-    return found, 200
-
-
-def _check(db: Database) -> tuple[float | None, list[Backlog]]:
-    """When the latest update came and what is still to be done. Raises StoreError if `db` could not keep an update."""
-    db.check()
-    return updates.latest(db), jobs.backlog(db)
+    return counts, {handler.handler: handler_state(handler) for handler in backlog}
 
 
 def handler_state(backlog: Backlog) -> dict[str, Any]:
-    """One handler with work to do in `/healthz`."""
+    """One handler with work to do."""
     return {
         "pending": backlog.pending,
         "failed": backlog.failed,
         "oldest_pending_at": iso(backlog.oldest),
         "next_try_at": iso(backlog.due_at),
-        "error": backlog.error and mask(backlog.error),  # anybody may ask
+        "error": backlog.error and mask(backlog.error),
     }

@@ -10,12 +10,16 @@ import re
 from collections.abc import Iterable, Mapping
 
 
-class InvalidSignature(Exception):
-    """`reason`: unsigned, malformed, wrong or stale; the text also says what to do."""
+class Refusal(Exception):
+    """A request that is not taken for a `reason` in REASONS; the text also says what its sender has to do."""
 
     def __init__(self, reason: str, what_to_do: str):
         super().__init__(f"{reason}: {what_to_do}")
         self.reason = reason
+
+
+class InvalidSignature(Refusal):
+    """No signature, or one that is malformed, wrong or stale."""
 
 
 def sign(secret: str, timestamp: int | str, body: bytes) -> str:
@@ -37,9 +41,9 @@ def verify(
         raise InvalidSignature("malformed X-Webhook-Timestamp", "send one, in Unix seconds")
     if not re.fullmatch(r"(sha256=)?[0-9a-f]{64}", signature):
         raise InvalidSignature("malformed X-Webhook-Signature", "send one, sha256= and 64 lower-case hex digits")
-    given = signature.removeprefix("sha256=").encode()
-    expected = [sign(secret, timestamp, body).removeprefix("sha256=").encode() for secret in secrets]
-    if not any([hmac.compare_digest(given, each) for each in expected]):
+    digest = signature.removeprefix("sha256=").encode()
+    digests = [sign(secret, timestamp, body).removeprefix("sha256=").encode() for secret in secrets]
+    if not any([hmac.compare_digest(digest, right) for right in digests]):
         what_to_do = "use the same webhook_secret here (WEBHOOK_SECRET) and at the provider"
         raise InvalidSignature("wrong signature", what_to_do)
     if tolerance and abs(now - int(timestamp)) > tolerance:

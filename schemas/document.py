@@ -3,6 +3,7 @@
 Only what is named here is read. A schema does not pass its choice of unknown fields on to those nested in it.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -116,3 +117,15 @@ def without(document: dict[str, Any], path: list[str]) -> dict[str, Any]:
     first, *rest = path
     shorter = {name: value for name, value in document.items() if name != first}
     return shorter | {first: without(document[first], rest)} if rest else shorter
+
+
+def named_fields(message: Mapping[str, Any], schema: Schema = _DOCUMENT.fields["message"].schema) -> dict[str, Any]:
+    """What the schema names of a decoded message, for the log, whether or not it is right: no prompts, no secrets."""
+    named = {}
+    for name, field in schema.fields.items():
+        value = message.get(name)
+        if isinstance(field, fields.Nested) and isinstance(value, dict):
+            named[name] = named_fields(value, field.schema)
+        elif name in message and (type(field) is fields.Raw or not isinstance(value, dict | list)):
+            named[name] = value
+    return named

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
 
+from config import WEBHOOK_PATH
 from stores.database import Database
 from stores.records import RefusalCount, StoreError, hour_of
 
-NOT_AN_UPDATE, NOT_KEPT, STALE = "not a status update", "could not be kept", "stale"
-TOO_MANY_GUESSES = "too many wrong passwords"
+NOT_AN_UPDATE, NOT_JSON, NOT_KEPT, STALE = "not a status update", "not JSON", "could not be kept", "stale"
+WRONG_PATH, ENCODED = "wrong path", "encoded"
 _STRANGE = "The provider sends no such requests: find out who does, or which proxy changes them."
 # Why a request is refused: the status code, and what whoever runs this receiver has to do. Only these are counted, and
 # no sender's text is kept.
@@ -27,68 +28,58 @@ REASONS = {
         401,
         "Set this machine's clock right, or raise WEBHOOK_TOLERANCE. The log has these updates, for flask import.",
     ),
+    WRONG_PATH: (404, f"The provider's webhook_url has to end with {WEBHOOK_PATH}. The log has these updates."),
     "too large": (413, "The provider's updates are far smaller: look who sends them."),
+    ENCODED: (415, "The sender, or a proxy, compresses what it posts: turn that off."),
     "the body stopped halfway": (400, "The network in front of this receiver cuts requests off."),
-    "not JSON": (400, _STRANGE),
-    NOT_AN_UPDATE: (422, "The log names the wrong fields, and has these updates whole."),
-    TOO_MANY_GUESSES: (
-        429,
-        "Somebody guesses DASHBOARD_PASSWORD: make it long and random. Ten wrong ones from an address, or a hundred in"
-        " all, close the dashboard for the rest of the minute.",
-    ),
-    NOT_KEPT: (503, "The log says why, and has these updates whole."),
+    NOT_JSON: (400, _STRANGE),
+    NOT_AN_UPDATE: (422, "The log names the wrong fields, and has these updates."),
+    NOT_KEPT: (503, "The log says why, and has these updates, for flask import."),
 }
-FLUSH_EVERY = 1.0  # seconds
 
 logger = logging.getLogger(__name__)
 
 
-def add(db: Database, refused: Iterable[RefusalCount]) -> None:
+def add(db: Database, counts: Iterable[RefusalCount]) -> None:
     """Add to what was refused for each reason in the hour that its `latest` is in."""
-    for each in refused:
+    for count in counts:
         db.execute(
             "INSERT INTO refusals AS r (hour, reason, times, latest) VALUES (:hour, :reason, :times, :latest)"
             " ON CONFLICT (hour, reason) DO UPDATE SET times = r.times + excluded.times,"
             " latest = CASE WHEN excluded.latest > r.latest THEN excluded.latest ELSE r.latest END",
-            {"hour": hour_of(each.latest), **asdict(each)},
+            {"hour": hour_of(count.latest), **asdict(count)},
         )
 
 
 def since(db: Database, moment: float) -> list[RefusalCount]:
     """What was refused for each reason, from the hour that `moment` is in; most often first."""
-    found = db.query(
+    rows = db.query(
         "SELECT reason, sum(times), max(latest) FROM refusals WHERE hour >= :hour GROUP BY reason"
         " ORDER BY sum(times) DESC, reason",
         {"hour": hour_of(moment)},
     )
-    return [RefusalCount(reason, int(times), latest) for reason, times, latest in found]
+    return [RefusalCount(reason, int(times), latest) for reason, times, latest in rows]
 
 
 class RefusalCounter:
-    """One process's counts since they were last written: a flood of refused requests costs one write a second."""
+    """One process's counts since they were last written. `not_kept_at`: when it last could not keep an update."""
 
     def __init__(self) -> None:
+        self.not_kept_at = 0.0
         self._lock = threading.Lock()
         self._times: Counter[str] = Counter()
-        self._latest: dict[str, float] = {}
-        self._flushed_at = 0.0
 
-    def count(self, reason: str, now: float) -> None:
+    def count(self, reason: str) -> None:
         with self._lock:
             self._times[reason] += 1
-            self._latest[reason] = now
 
     def flush(self, db: Database, now: float) -> None:
-        """Write the counts into the store unless that was done within a second; what it does not take is kept."""
+        """Write the counts into the store, as of `now`; what it does not take is kept."""
         with self._lock:
-            if not self._times or abs(now - self._flushed_at) < FLUSH_EVERY:
-                return
-            times, latest, self._flushed_at = self._times, self._latest, now
-            self._times, self._latest = Counter(), {}
+            times, self._times = self._times, Counter()
         try:
-            add(db, [RefusalCount(reason, n, latest[reason]) for reason, n in times.items()])
+            add(db, [RefusalCount(reason, number, now) for reason, number in times.items()])
         except StoreError as error:
             logger.warning("refusals not counted yet", extra={"error": str(error)})
             with self._lock:
                 self._times += times
-                self._latest = latest | self._latest

@@ -347,7 +347,7 @@ class Receiver:
         return requests.post(self.url + URL, json=document, timeout=30, **kwargs)
 
     def health(self):
-        return requests.get(f"{self.url}/healthz", timeout=10).json()
+        return requests.get(f"{self.url}/healthz", auth=("", PASSWORD), timeout=10).json()
 
     def flask(self, *arguments, **kwargs):
         """Run a flask command with the same settings; its finished process."""

@@ -17,12 +17,12 @@ from tests.test_failures import QUICK, Load, updates_kept, updates_posted
 
 def is_drained(receiver):
     health = receiver.health()
-    return health["status"] == "ok" and "spooled" not in health
+    return health["status"] == "ok" and not health["spooled"] and "spooled_because" not in health
 
 
 def is_done(receiver):
     """Whether nothing is spooled, and after that nothing pending, as told by a process that has the database."""
-    return is_drained(receiver) and "spooled" not in (health := receiver.health()) and health["pending"] == 0
+    return is_drained(receiver) and not (health := receiver.health())["spooled"] and health["pending"] == 0
 
 
 def check(load, receiver, service, kept_elsewhere=frozenset()):

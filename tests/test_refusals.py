@@ -1,13 +1,15 @@
 """How refused updates are counted."""
 
 import json
+from hashlib import sha256
 from unittest.mock import Mock
 
 import pytest
 
-from stores import StoreError, get_refusals, get_store, refusals
+from intake.refusals import CHECK_AGENT
+from stores import StoreError, refusals
 from stores.records import RefusalCount
-from stores.refusals import FLUSH_EVERY, REASONS
+from stores.refusals import REASONS
 from tests.conftest import NOW, SECRET, URL, message, signed
 
 BODY = json.dumps(message()).encode()
@@ -25,70 +27,101 @@ def store(app):
 
 
 @pytest.fixture
-def flush(app, clock):
-    """Write what is counted, a second later."""
+def counts(app, store, clock):
+    """Write what was refused; all that is counted, by reason."""
 
-    def flush():
-        clock.now += FLUSH_EVERY
+    def counts():
         with app.app_context():
-            get_refusals().flush(get_store(), clock.now)
+            app.extensions["refusals"].flush(store, clock.now)
+        return {count.reason: count.times for count in refusals.since(store, 0)}
 
-    return flush
-
-
-def post(client, body=BODY, **headers):
-    return client.post(URL, data=body, headers=signed(body) | headers)
+    return counts
 
 
-def test_every_reason_is_counted_by_its_name(app, client, store, flush, monkeypatch):
-    asked = {
+def post(client, body=BODY, path=URL, **headers):
+    return client.post(path, data=body, headers=signed(body) | headers)
+
+
+def test_every_reason_is_counted_by_its_name(app, client, counts, monkeypatch):
+    answers = {
         "unsigned": client.post(URL, data=BODY),
         "malformed X-Webhook-Timestamp": post(client, **{"X-Webhook-Timestamp": "soon"}),
         "malformed X-Webhook-Signature": post(client, **{"X-Webhook-Signature": "sha256=none"}),
         "wrong signature": post(client, **signed(BODY, "another secret")),
         "stale": post(client, **signed(BODY, timestamp=int(NOW - 301))),
-        "too large": post(client, b" " * 2**21),
+        "wrong path": post(client, path="/webhook"),
+        "too large": post(client, b" " * (2**21 + 1)),
+        "encoded": post(client, **{"Content-Encoding": "gzip"}),
         "not JSON": post(client, b"{sender's text"),
         "not a status update": post(client, b'{"message": {"type": "status-update"}}'),
     }
     app.config |= {"WEBHOOK_SECRET": (), "DASHBOARD_PASSWORD": "hush"}
-    asked["no secret is set here"] = client.post(URL, data=BODY, environ_base={"REMOTE_ADDR": "192.0.2.1"})
+    answers["no secret is set here"] = client.post(URL, data=BODY, environ_base={"REMOTE_ADDR": "192.0.2.1"})
     monkeypatch.setattr("app.dispatch", FAILS)
-    asked["could not be kept"] = post(client)
+    answers["could not be kept"] = post(client)
     monkeypatch.setattr("flask.Request.get_data", Mock(side_effect=OSError))
-    asked["the body stopped halfway"] = post(client)
-    asked["too many wrong passwords"] = [client.get("/", auth=("", "guess")) for _ in range(11)][-1]
-    assert set(asked) == set(REASONS)
-    for reason, answer in asked.items():
+    answers["the body stopped halfway"] = post(client)
+    assert set(answers) == set(REASONS)
+    for reason, answer in answers.items():
+        assert answer.status_code == REASONS[reason][0]
         assert answer.json["error"].startswith(reason)
-    flush()
-    assert {(each.reason, each.times) for each in refusals.since(store, 0)} == {(reason, 1) for reason in REASONS}
+    assert counts() == dict.fromkeys(REASONS, 1)
 
 
-def test_what_is_no_update_is_not_counted(client, store, flush):
+def test_what_is_no_update_is_not_counted(client, counts):
     for path in ("/", "/wp-login.php", URL):
         client.get(path)
-    flush()
-    assert refusals.since(store, 0) == []
+        client.post(path.rstrip("e"), data=BODY)
+        client.post(path.rstrip("e"), data=BODY, headers=signed(BODY, "another secret"))
+    assert counts() == {}
 
 
-def test_a_flood_is_one_write_a_second(client, store, clock, flush, monkeypatch):
+def test_what_flask_check_sends_is_not_counted(client, counts):
+    assert post(client, b"{", **{"User-Agent": CHECK_AGENT}).status_code == 400
+    assert counts() == {}
+
+
+def test_a_flood_is_one_write(client, store, counts, monkeypatch):
     write = Mock(wraps=refusals.add)
     monkeypatch.setattr(refusals, "add", write)
-    for _ in range(10):
-        for _ in range(20):
-            client.post(URL, data=BODY)
-        clock.now += FLUSH_EVERY / 4
-    assert write.call_count == 3
-    assert refusals.since(store, 0) == [RefusalCount("unsigned", 161, NOW + 2)]
-    flush()
-    assert refusals.since(store, 0) == [RefusalCount("unsigned", 200, NOW + 9 / 4)]
+    for _ in range(200):
+        client.post(URL, data=BODY)
+    write.assert_not_called()
+    assert counts() == {"unsigned": 200}
+    assert refusals.since(store, 0) == [RefusalCount("unsigned", 200, NOW)]
+    write.assert_called_once()
 
 
-def test_what_the_store_does_not_take_is_counted_later(client, store, clock, monkeypatch):
+def test_what_the_store_does_not_take_is_counted_later(client, counts, monkeypatch):
+    client.post(URL, data=BODY)
     with monkeypatch.context() as patch:
         patch.setattr(refusals, "add", FAILS)
-        assert client.post(URL, data=BODY).status_code == 401
-    clock.now += FLUSH_EVERY
+        assert counts() == {}
     client.post(URL, data=BODY)
-    assert refusals.since(store, 0) == [RefusalCount("unsigned", 2, NOW + FLUSH_EVERY)]
+    assert counts() == {"unsigned": 2}
+
+
+def test_what_is_signed_but_not_json_is_logged_by_length_and_hash(client, caplog):
+    assert post(client, b"{sender's text").status_code == 400
+    [record] = caplog.records
+    assert record.fields == {"length": 14, "sha256": sha256(b"{sender's text").hexdigest()}
+    assert "sender" not in str(vars(record))
+
+
+def test_of_a_refused_update_only_what_the_schema_names_is_logged(client, caplog):
+    document = message(status="", error={"prompt": "P"}, tools=["P"], end_reason=5)
+    secrets = {"webhook_secret": "P", "prompt": "P"}
+    document["message"]["call"] |= secrets
+    document["message"]["customer"] = [secrets]
+    document["message"]["phone_number"] = "+31850835037"
+    document["message"]["assistant"] = {"metadata": {"crm": {"id": 1}}, "model": {"prompt": "P"}} | secrets
+    assert post(client, json.dumps(document).encode()).status_code == 422
+    [record] = caplog.records
+    assert record.update == {
+        "type": "status-update",
+        "timestamp": "2025-12-13T12:00:00Z",
+        "call": {"id": "call-1", "type": "inbound_phone_call", "status": ""},
+        "phone_number": "+31850835037",
+        "end_reason": 5,
+        "assistant": {"metadata": {"crm": {"id": 1}}},
+    }

@@ -112,7 +112,7 @@ def test_a_wrong_password_is_told_but_not_shown_and_loses_nothing(receiver, serv
         admin.execute(END_CONNECTIONS)
         assert one.post(message(call_id="meanwhile")).text == "OK"
         wait_until(lambda: "DATABASE_URL" in one.health().get("spooled_because", ""))
-        health = requests.get(f"{one.url}/healthz", timeout=10)
+        health = requests.get(f"{one.url}/healthz", auth=("", PASSWORD), timeout=10)
         assert (health.status_code, health.json()["spooled"]) == (200, 1)
         done = one.flask("check")
         assert done.returncode == 1

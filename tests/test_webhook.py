@@ -2,6 +2,7 @@
 
 import json
 import logging
+from unittest.mock import Mock
 
 import pytest
 
@@ -67,10 +68,21 @@ def test_405_for_any_other_method(client, method):
         assert URL in answer.json["error"]
 
 
-def test_posting_elsewhere_says_where_to_post(client):
-    answer = client.post("/")
-    assert answer.status_code in (404, 405)
+@pytest.mark.parametrize("path", ["/", "/webhook", f"{URL}s"])
+def test_posting_elsewhere_says_where_to_post(app, client, caplog, path):
+    assert client.post(path).status_code in (404, 405)
+    app.config["WEBHOOK_SECRET"] = (SECRET,)
+    answer = client.post(path, data=BODY, headers=signed(BODY))
+    assert answer.status_code == 404
     assert URL in answer.json["error"]
+    assert caplog.records[-1].update["call"]["id"] == "call-1"  # for flask import
+
+
+@pytest.mark.parametrize("path", [f"{URL}/", f"/{URL}", URL.replace("/", "//"), f"//{URL}//"])
+def test_slashes_at_the_end_and_doubled_ones_do_not_matter(app, client, path):
+    answer = client.post(data=BODY, environ_overrides={"PATH_INFO": path})
+    assert (answer.status_code, answer.data) == (200, b"OK")
+    assert kept(app) == [("call-1", "in-progress")]
 
 
 class TestSigned:
@@ -108,7 +120,9 @@ class TestSigned:
         answer = post(client, body, signed(body))
         assert answer.status_code == 401
         assert "stale" in answer.json["error"]
-        expected = {name: value for name, value in json.loads(body)["message"].items() if name != "assistant"}
+        expected = json.loads(body)["message"]
+        expected["assistant"] = {"metadata": expected["assistant"]["metadata"]}
+        del expected["call"]["pipeline"]  # which the schema does not name
         assert [record.update for record in caplog.records if record.levelno == logging.ERROR] == [expected]
         assert kept(app) == []
 
@@ -138,12 +152,30 @@ def test_without_a_secret_only_this_machine_may_post_unless_unsigned_updates_are
 class TestRefused:
     def test_413_before_anything_else(self, app, client):
         app.config["WEBHOOK_SECRET"] = (SECRET,)
-        answer = post(client, b"x" * (2 * 1024 * 1024))
+        answer = post(client, b"x" * (2 * 1024 * 1024 + 1))
         assert answer.status_code == 413
-        assert "1048576" in answer.json["error"]
+        assert "2097152" in answer.json["error"]
 
-    def test_a_body_of_1_mib_is_not_too_large(self, client):
-        assert post(client, BODY.ljust(1024 * 1024)).data == b"OK"
+    def test_a_body_of_2_mib_is_not_too_large(self, client):
+        assert post(client, BODY.ljust(2 * 1024 * 1024)).data == b"OK"
+
+    @pytest.mark.parametrize("encoding", ["gzip", "Deflate", "identity, br", "x" * 1000])
+    def test_415_for_an_encoding_after_413_and_before_401(self, app, client, encoding):
+        app.config["WEBHOOK_SECRET"] = (SECRET,)
+        answer = post(client, BODY, {"Content-Encoding": encoding})
+        assert answer.status_code == 415
+        assert "Content-Encoding" in answer.json["error"]
+        assert post(client, b" " * (2**21 + 1), {"Content-Encoding": encoding}).status_code == 413
+
+    @pytest.mark.parametrize("encoding", ["", "identity", " Identity"])
+    def test_no_encoding_is_taken(self, client, encoding):
+        assert post(client, BODY, {"Content-Encoding": encoding}).data == b"OK"
+
+    def test_a_request_that_is_refused_does_not_ask_the_store(self, app, client, monkeypatch):
+        app.config["WEBHOOK_SECRET"] = (SECRET,)
+        monkeypatch.setattr("app.stores.get_store", Mock(side_effect=AssertionError))
+        assert post(client, BODY).status_code == 401
+        assert post(client, b"{", signed(b"{")).status_code == 400
 
     @pytest.mark.parametrize("body", [b"null", b"5", b'"x"', [1], {}, {"message": []}, {"message": None}])
     def test_422_for_json_that_is_no_message(self, client, body):
@@ -156,7 +188,7 @@ class TestRefused:
         assert answer.status_code == 422
         assert list(answer.json["fields"]) == ["message.call"]
 
-    def test_422_names_every_wrong_field_and_logs_the_message_without_the_assistant(self, app, client, caplog):
+    def test_422_names_every_wrong_field_and_logs_the_message_without_the_prompts(self, app, client, caplog):
         document = payload("ended_with_assistant")
         document["message"]["call"] |= {"id": "a\nb", "status": ""}
         document["message"]["timestamp"] = 5
@@ -165,9 +197,9 @@ class TestRefused:
         assert sorted(answer.json["fields"]) == ["message.call.id", "message.call.status", "message.timestamp"]
         [record] = caplog.records
         assert record.levelno == logging.ERROR
-        assert "assistant" not in record.update
+        assert list(record.update["assistant"]) == ["metadata"]
         assert record.fields["wrong"] == answer.json["fields"]
-        assert record.update["call"] == document["message"]["call"]
+        assert record.update["call"] == {"id": "a\nb", "status": "", "type": "inbound_phone_call"}
         assert kept(app) == []
 
     def test_503_when_it_cannot_be_kept_and_the_message_is_in_the_log(self, app, client, caplog, tmp_path):
@@ -178,7 +210,7 @@ class TestRefused:
         [record] = caplog.records
         assert "calls.db" in record.error
         assert record.update["call"]["id"] == "call-_+31612345678_XqaQxRRgAzYc"
-        assert "assistant" not in record.update
+        assert list(record.update["assistant"]) == ["metadata"]
         (tmp_path / "calls.db").unlink()
         assert post(client, payload("ended_with_assistant")).data == b"OK"
 

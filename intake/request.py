@@ -1,0 +1,50 @@
+"""What a request has to be before anybody looks at what it says: whole, signed, and JSON."""
+
+from typing import Any
+
+from flask import current_app, request
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+
+from config import MAX_BODY
+from intake.signature import InvalidSignature, Refusal, is_local, verify
+from schemas.strict_json import parse_json
+from schemas.times import clock
+from stores.refusals import ENCODED, NOT_JSON
+
+
+def read_body() -> bytes:
+    """The raw body, MAX_BODY bytes at most and not encoded. Raises Refusal."""
+    try:
+        body = request.get_data()
+        # What comes in chunks is silently cut off at the limit.
+        if len(body) == MAX_BODY and request.content_length is None and request.environ["wsgi.input"].read(1):
+            raise RequestEntityTooLarge
+        if len(body) < (request.content_length or 0):
+            raise ClientDisconnected
+    except RequestEntityTooLarge:
+        raise Refusal("too large", f"{MAX_BODY} bytes at most") from None
+    except (OSError, ClientDisconnected):
+        raise Refusal("the body stopped halfway", "send all of it") from None
+    if (encoding := request.headers.get("Content-Encoding", "").strip().lower()) not in ("", "identity"):
+        raise Refusal(ENCODED, f"send it as it is, without Content-Encoding: {encoding[:64]}")
+    return body
+
+
+def verify_sender(body: bytes) -> None:
+    """Raise InvalidSignature unless a secret signed the request, or none is set and it may come unsigned."""
+    config, headers = current_app.config, request.headers
+    if config["WEBHOOK_SECRET"]:
+        signed = headers.get("X-Webhook-Timestamp"), headers.get("X-Webhook-Signature")
+        verify(config["WEBHOOK_SECRET"], *signed, body, now=clock(), tolerance=config["WEBHOOK_TOLERANCE"])
+        return
+    local = is_local(request.environ) and "Origin" not in headers  # a browser adds it to what another site's page posts
+    if not (config["ALLOW_UNSIGNED"] or local):
+        raise InvalidSignature("no secret is set here", "set WEBHOOK_SECRET, or ALLOW_UNSIGNED=true")
+
+
+def parse_body(body: bytes) -> Any:
+    """The JSON document in `body`. Raises Refusal."""
+    try:
+        return parse_json(body)
+    except ValueError as error:
+        raise Refusal(NOT_JSON, f"{error}. Send one JSON object in UTF-8") from None
