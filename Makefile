@@ -32,7 +32,7 @@ lint: .venv/installed ## Check the code's style
 screenshot: .venv/installed ## Take the README's picture again (needs chromium)
 	@.venv/bin/python -m tests.screenshot docs/dashboard.png
 
-bench: .venv/bench $(EXPRESS)/node_modules ## Measure what an update costs (ROUNDS=7)
+bench: .venv/bench $(EXPRESS)/node_modules ## Measure what an update costs (ROUNDS=5)
 	@.venv/bin/python -m bench.cost
 
 bench-growth: .venv/installed ## Measure it with a million updates kept

@@ -32,8 +32,9 @@ CREATE TABLE IF NOT EXISTS calls (id TEXT PRIMARY KEY, status TEXT NOT NULL, typ
 CREATE INDEX IF NOT EXISTS calls_received ON calls (received_at)"""
 KEEP = """WITH kept AS (INSERT INTO updates (call_id, status, received_at, message, due_at) VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT DO NOTHING RETURNING id),
-  tracked AS (INSERT INTO calls AS c SELECT $1, $2, $6, $7, $8, $3, CASE WHEN $2::text = 'in-progress' THEN $9::float END,
-      CASE WHEN $2::text LIKE 'ended%' THEN $9::float END, $10 FROM kept
+  tracked AS (INSERT INTO calls AS c SELECT $1, $2, $6, $7, $8, $3,
+      CASE WHEN $2::text = 'in-progress' THEN $9::float END, CASE WHEN $2::text LIKE 'ended%' THEN $9::float END,
+      $10 FROM kept
     ON CONFLICT (id) DO UPDATE SET status = CASE WHEN c.ended_at IS NOT NULL THEN c.status ELSE excluded.status END,
     started_at = coalesce(c.started_at, excluded.started_at), ended_at = coalesce(c.ended_at, excluded.ended_at),
     error = coalesce(c.error, excluded.error), received_at = least(c.received_at, excluded.received_at))
