@@ -1,193 +1,109 @@
 """`make bench`: what an update costs, beside an empty Flask route and what a user would pick in the receiver's place.
 
-With a CRM, receiver and worker are counted together, until the CRM has every update. Every contestant is started anew
-for each round; rounds alternate. ROUNDS, SECONDS, CONNECTIONS and WARMUP (updates) in the environment say how many and
-how much; ONLY takes the names of some contestants, separated by commas.
+Each contestant is started anew for each round, and rounds alternate. What counts is the CPU of receiver and worker,
+until all is settled and the CRM has every update. ROUNDS, UPDATES and ONLY (the beginning of names) in the environment
+say how much is measured.
 """
 
-import json
 import os
-import subprocess
 import sys
-import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import closing, nullcontext
 from statistics import median
 
-from bench import contestants, load
-from bench.contestants import Contestant, Started
-from bench.processes import ROOT, crm, delivered, end_on_sigterm, wait_until
-from bench.tables import aligned, spread
+from bench import load
+from bench import running as who
+from bench.processes import Crm, end_on_sigterm
+from bench.running import Contestant, Running, running
+from bench.tables import percentile, table
+from tests.loopback import wait_until
 
-ROUNDS, SECONDS = int(os.environ.get("ROUNDS", 7)), float(os.environ.get("SECONDS", 2.5))
-CONNECTIONS, WARMUP = int(os.environ.get("CONNECTIONS", 16)), int(os.environ.get("WARMUP", 1000))
-LONGEST_DRAIN = 60  # seconds
-FLOOR, FASTAPI, CELERY = (each.name for each in (contestants.FLOOR, contestants.FASTAPI_CRM, contestants.CELERY_CRM))
-TARGETS = (  # what, contestant, beside, the measure, the limit, the aim; from the design
-    ("on SQLite, no outbound service", "SQLite", FLOOR, "cpu", "≤ 3.0", "2.3"),
-    ("on PostgreSQL, no outbound service", "PostgreSQL", FLOOR, "cpu", "≤ 3.0", "2.3"),
-    ("on SQLite, with a CRM", "SQLite + CRM", FASTAPI, "cpu", "≤ 0.9", "0.7"),
-    ("on PostgreSQL, with a CRM", "PostgreSQL + CRM", FASTAPI, "cpu", "≤ 0.9", "0.7"),
-    ("on SQLite, with a CRM", "SQLite + CRM", CELERY, "cpu", "≤ 0.55", "0.45"),
-    ("on PostgreSQL, with a CRM", "PostgreSQL + CRM", CELERY, "cpu", "≤ 0.55", "0.45"),
-    ("updates/s delivered, SQLite", "SQLite + CRM", CELERY, "rate", "≥ 2.0", "2.5"),
-    ("updates/s delivered, PostgreSQL", "PostgreSQL + CRM", CELERY, "rate", "≥ 2.0", "2.5"),
-    ("cold start to the first 200, SQLite", "SQLite", FLOOR, "start", "≤ 2.0", "1.5"),
-    ("cold start to the first 200, PostgreSQL", "PostgreSQL", FLOOR, "start", "≤ 2.0", "1.5"),
+ROUNDS, UPDATES = int(os.environ.get("ROUNDS", 5)), int(os.environ.get("UPDATES", 2000))
+ONLY = os.environ.get("ONLY", "")
+RATE = 50  # updates/s at which the time of an answer is taken
+SETTLING = 0.2  # seconds after the last answer
+LONGEST_DRAIN = 60.0  # seconds
+CPU, DELIVERED, P99, PROCESS, START = "CPU µs/update", "updates/s", "p99 ms", "MB, one process", "start s"
+ALL = (who.FLOOR, who.SQLITE, who.POSTGRES, who.SQLITE_CRM, who.POSTGRES_CRM, who.FASTAPI, who.CELERY, who.BULLMQ)
+PLAIN, WITH_CRM = (who.SQLITE, who.POSTGRES), (who.SQLITE_CRM, who.POSTGRES_CRM)
+TARGETS = (  # what, its column, who on SQLite and on PostgreSQL, beside whom, the limit, the aim
+    ("CPU, no outbound service, × the floor", CPU, PLAIN, who.FLOOR, "≤ 3.5", "3.0"),
+    ("CPU with a CRM, × Celery", CPU, WITH_CRM, who.CELERY, "≤ 0.6", "0.5"),
+    ("CPU with a CRM, × FastAPI", CPU, WITH_CRM, who.FASTAPI, "≤ 1.0", "0.9"),
+    ("updates/s delivered to the CRM, × Celery", DELIVERED, WITH_CRM, who.CELERY, "≥ 1.5", "2"),
+    (f"p99 at {RATE} updates/s, × the floor", P99, PLAIN, who.FLOOR, "≤ 4", "3"),
+    (f"p99 at {RATE} updates/s with a CRM, × the floor", P99, WITH_CRM, who.FLOOR, "≤ 4", "3"),
+    ("memory of one process, × the floor", PROCESS, PLAIN, who.FLOOR, "≤ 1.3", "1.2"),
+    ("cold start to the first 200, × the floor", START, PLAIN, who.FLOOR, "≤ 1.5", "1.2"),
 )
 
-
-def measure(contestant: Contestant, folder: Path) -> dict[str, float]:
-    """One round: start it, wait for the first 200, warm it up, load it, and check that all was done."""
-    with ExitStack() as stack:
-        crm_port = stack.enter_context(crm(folder))[1] if contestant.crm else None
-        running = stack.enter_context(contestants.started(contestant, folder, crm_port))
-        first_200(running.port)
-        found = {"start": time.perf_counter() - running.since} | under_load(running, crm_port)
-        check(contestant, running, crm_port)
-        return found
+Round = dict[str, float]  # by column
+Results = dict[Contestant, list[Round]]
 
 
-def under_load(running: Started, crm_port: int | None = None) -> dict[str, float]:
-    """What it, warmed up, makes of the load: CPU in µs an update, times in ms."""
-    with loader(running, "closed", SECONDS, CONNECTIONS, WARMUP) as go:
-        until_delivered(crm_port, first := 1 + WARMUP)
-        cpu, database_cpu, began = running.cpu(), running.database_cpu(), time.perf_counter()
-        found = go()
-        updates = found["updates"]
-        until_delivered(crm_port, first + updates)
-        took = time.perf_counter() - began if crm_port else found["seconds"]
-        cpu, database_cpu = running.cpu() - cpu, running.database_cpu() - database_cpu
-    return {
-        "cpu": 1e6 * cpu / updates,
-        "database": 1e6 * database_cpu / updates,
-        "rate": updates / took,
-        "acknowledged": updates / found["seconds"],
-        "p50": 1000 * found["p50"],
-        "p99": 1000 * found["p99"],
-        "load": found["cpu_share"],
-        "memory": running.memory(),
-        "database_memory": running.database.memory() if running.database else 0,
-        "processes": running.count(),
-        "services": len(running.processes) + bool(running.database),
-    }
+def measure(contestant: Contestant, updates: int = UPDATES, steady: int = 4 * RATE) -> Round:
+    """One round: start it, warm it up, post so many updates as fast as it takes them, then `steady` at RATE."""
+    with closing(Crm(0)) if contestant.crm else nullcontext() as crm, running(contestant, crm) as receiver:
+        start = time.monotonic() - receiver.started
+        post(receiver, updates // 4)
+        settle(crm, posted := 1 + updates // 4)
+        before, answers = receiver.cpu(), post(receiver, updates)
+        end = settle(crm, posted + updates) or max(answer.sent + answer.seconds for answer in answers)
+        cpu, server_cpu = (1e6 * (after - first) / updates for first, after in zip(before, receiver.cpu(), strict=True))
+        memory = receiver.memory()
+        times = [1000 * answer.seconds for answer in post(receiver, steady, RATE)]
+        settle(crm, posted + updates + steady)
+        assert crm is None or not crm.report()["again"], crm.report()
+        wait_until(lambda: receiver.pending() == 0)
+    columns = {CPU: cpu, "database µs": server_cpu, DELIVERED: updates / (end - answers[0].sent)}
+    columns |= {"p50 ms": percentile(times, 50), P99: percentile(times, 99), START: start}
+    return columns | {PROCESS: max(memory), "MB, all": sum(memory), "processes": len(memory)}
 
 
-@contextmanager
-def loader(running: Started, mode: str, *options: float) -> Iterator[Callable[[], dict]]:
-    """A load that is ready to be started by the call of a function, which returns what came of it."""
-    command = [sys.executable, "-m", "bench.load", mode, *map(str, (running.port, *options))]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-
-        def go() -> dict:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-            return json.loads(process.stdout.readline())
-
-        try:
-            if process.stdout.readline() != "ready\n":
-                raise RuntimeError(running.processes[0].log.read_text()[-2000:])
-            yield go
-        finally:
-            process.kill()
+def post(receiver: Running, updates: int, rate: float = 0, failing: int = 10) -> list[load.Answer]:
+    """Raise AssertionError where an update was not acknowledged."""
+    answers = load.post(receiver.port, updates, rate, failing)
+    assert {answer.status for answer in answers} == {200}, answers
+    return answers
 
 
-def until_delivered(crm_port: int | None, updates: int) -> None:
-    if crm_port:
-        wait_until(lambda: delivered(crm_port)[1] >= updates, LONGEST_DRAIN, every=0.05)
+def settle(crm: Crm | None, updates: int) -> float:
+    """Wait until all is settled and the CRM has so many updates, and return when it got the last; 0 without a CRM."""
+    report = crm.wait_for(updates, LONGEST_DRAIN) if crm else {}
+    assert report.get("updates", updates) == updates, f"{updates} were posted, the CRM has {report}"
+    time.sleep(SETTLING)
+    return report.get("last", 0.0)
 
 
-def first_200(port: int) -> None:
-    """Post an update every 5 ms until one is acknowledged."""
-
-    def acknowledged() -> bool:
-        try:
-            connection = load.Connection(port)
-            connection.send(load.requests(0)[0], 0)
-            while (answer := connection.answered()) is None:
-                pass
-            connection.socket.close()
-            return answer == "OK"
-        except ConnectionError:
-            return False
-
-    wait_until(acknowledged)
-
-
-def check(contestant: Contestant, running: Started, crm_port: int | None) -> None:
-    """Raise AssertionError unless all was done: nothing pending, and each update posted to the CRM once."""
-    if contestant.app == "app:app":
-        health = get(running.port, "/healthz")
-        assert (health["pending"], health["failed"]) == (0, 0), health
-        assert health["store"] == (contestant.database or "sqlite").lower(), health
-    if crm_port:
-        posts, updates, _ = delivered(crm_port)
-        assert posts == updates, f"{updates} updates, {posts} posts"
-
-
-def get(port: int, path: str) -> dict:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
-        return json.load(answer)
-
-
-def run(chosen: list[Contestant]) -> dict[str, list[dict[str, float]]]:
-    results = {each.name: [] for each in chosen}
-    for number in range(ROUNDS):
-        for each in chosen if number % 2 == 0 else reversed(chosen):
-            print(f"\rround {number + 1} of {ROUNDS}: {each.name:30}", end="", file=sys.stderr, flush=True)
-            with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-                results[each.name].append(measure(each, Path(folder)))
-    print("\r" + " " * 60, end="\r", file=sys.stderr)
-    return results
-
-
-def ratio(results: dict[str, list], name: str, beside: str, measure: str = "cpu") -> str:
+def ratio(rounds: list[Round], beside: list[Round], column: str) -> str:
     """The median of the rounds' ratios: what slows the machine for a while slows both."""
-    if name not in results or beside not in results:
-        return ""
-    pairs = zip(results[name], results[beside], strict=True)
-    return f"{median(one[measure] / other[measure] for one, other in pairs):.2f}"
+    pairs = zip(rounds, beside, strict=True)
+    return f"{median(one[column] / other[column] for one, other in pairs):.2f}" if rounds and beside else ""
 
 
-def report(results: dict[str, list[dict[str, float]]]) -> None:
-    rows = [["", "CPU µs/update", "", "× floor", "× FastAPI", "× Celery", "database µs", "updates/s", ""]]
-    rows[0] += ["acknowledged/s", "p50 ms", "p99 ms", "PSS MB", "database MB", "processes", "services"]
-    rows[0] += ["start s", "load"]
-    for name, rounds in results.items():
-        column = {measure: [each[measure] for each in rounds] for measure in rounds[0]}
-        middle = {measure: median(values) for measure, values in column.items()}
-        rows.append([name, f"{middle['cpu']:.0f}", spread(column["cpu"])])
-        rows[-1] += [ratio(results, name, beside) for beside in (FLOOR, FASTAPI, CELERY)]
-        rows[-1] += [f"{middle['database']:.0f}", f"{middle['rate']:.0f}", spread(column["rate"])]
-        rows[-1] += [f"{middle['acknowledged']:.0f}", f"{middle['p50']:.1f}", f"{middle['p99']:.1f}"]
-        rows[-1] += [f"{middle[each]:.0f}" for each in ("memory", "database_memory", "processes", "services")]
-        rows[-1] += [f"{middle['start']:.2f}", f"{middle['load']:.0%}"]
-    print(aligned(rows))
-    print(f"\nMedians of {ROUNDS} rounds of {SECONDS} s and the range of their middle half; {CONNECTIONS} connections")
-    print(f"on {os.cpu_count()} cores. CPU, PSS and processes are those of receiver and worker; the database server is")
-    print("one of the services. Updates/s with a CRM: until it has all of them. Load: the share of a core")
-    print("that the load took.\n")
-    targets = [["", "beside", "measured", "limit", "aim"]]
-    for what, name, beside, measure, limit, aim in TARGETS:
-        targets.append([what, beside, ratio(results, name, beside, measure), limit, aim])
-    print(aligned(targets))
+def report(results: Results) -> str:
+    rows = [["", *next(iter(results.values()))[0]]]
+    for contestant, rounds in results.items():
+        middle = (median(values) for values in zip(*(one.values() for one in rounds), strict=True))
+        rows.append([contestant.name, *(f"{value:,.0f}" if value >= 20 else f"{value:.2g}" for value in middle)])
+    targets = [
+        [text, *(ratio(results.get(one, []), results.get(beside, []), column) for one in pair), *limits]
+        for text, column, pair, beside, *limits in TARGETS
+    ]
+    return f"{table(rows)}\n\n{table([['', 'SQLite', 'PostgreSQL', 'limit', 'aim'], *targets])}"
 
 
-def runnable(wanted: Iterable[Contestant]) -> list[Contestant]:
-    """Those that this machine can run; the others are named."""
-    found = []
-    for each in wanted:
-        if each.missing():
-            print(f"Skipped, for want of {each.missing()}: {each.name}", file=sys.stderr)
-        else:
-            found.append(each)
-    return found
+def main() -> None:
+    results: Results = {one: [] for one in who.available(ALL) if one.name.startswith(ONLY)}
+    for number in range(ROUNDS):
+        for contestant in list(results) if number % 2 else reversed(results):
+            print(f"round {number + 1} of {ROUNDS}: {contestant.name}", file=sys.stderr)
+            results[contestant].append(measure(contestant))
+    print(report(results))
+    print(f"\nMedians of {ROUNDS} rounds of {UPDATES} updates, {load.CONNECTIONS} at a time; p50 and p99 of answers at")
+    print(f"{RATE} updates/s in an open loop. All but one column are without the database server.")
 
 
 if __name__ == "__main__":
     end_on_sigterm()
-    only = list(filter(None, os.environ.get("ONLY", "").split(",")))
-    report(run(runnable(each for each in contestants.ALL if not only or each.name in only)))
+    main()

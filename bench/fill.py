@@ -1,89 +1,84 @@
-"""Fills a database through the store's own verb, so that it is as settled updates leave it.
+"""Fills a store: some updates come in by `flask import`, and SQL then copies their rows into the month before."""
 
-Only the waiting is left out: many updates are one transaction.
-"""
-
+import json
 import random
+import sqlite3
+import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
-import stores
-from config import load_config
-from schemas.status_update import Call, Customer, PhoneNumber, StatusUpdate
-from stores import updates
-from stores.records import Job
+import psycopg
 
-BATCH, DAYS = 2000, 29
-LAST_DAY = 0.1  # the share of all calls: 50,000 of a million updates
-LINES = [PhoneNumber(f"+3185083{5037 + index}", f"Clinic {index}") for index in range(12)]
-TYPES = ("inbound_phone_call", "inbound_phone_call", "outbound_phone_call")
+from bench.processes import ROOT
+
+HOUR = 3600
+DAYS = 29
+LAST_DAY = 0.1  # the share of calls that were in the last 24 hours
 ERRORS = ("STT connection failed", "LLM timed out after 30 s", "SIP 486 Busy here", "SIP 503", "no speech heard")
+ERROR_RATE = 0.1
+COMPUTED = {"seconds", "error", "end_reason"}  # columns of `calls` that nobody writes
 
 
-def fill(environment: dict[str, str], first: int, count: int) -> None:
-    """Keep the updates from `first` on, in the order in which they would have come."""
-    db = stores.create(load_config(environment))
-    db.check()
-    for start in range(first, first + count, BATCH):
-        with one_transaction(db):
-            found = made_up(start, min(BATCH, first + count - start), first + count)
-            for index, update in enumerate(found, start):
-                db.now = update.received_at.timestamp
-                pending, failed = index % 500 == 2, index % 5000 == 1
-                updates.keep(
-                    db,
-                    update,
-                    [Job("update_crm", "pending", 0.0)] * pending + [Job("update_crm", "failed", None)] * failed,
-                )
-        print(f"\r{start + BATCH:9} kept", end="", file=sys.stderr, flush=True)
-    db.close()
+def fill(environment: Mapping[str, str], updates: int, copies: int) -> None:
+    """Have `updates` imported, then copied until there are `copies` of each, oldest first."""
+    lines = "\n".join(map(json.dumps, exported(updates // 2)))
+    command = [sys.executable, "-m", "flask", "import"]
+    subprocess.run(command, cwd=ROOT, env=environment, input=lines.encode(), check=True, capture_output=True)
+    with closing(connect(environment)) as db:
+        for table in ("updates", "calls"):
+            db.execute(f"CREATE TEMP TABLE base_{table} AS SELECT * FROM {table}")
+        for copy in range(copies - 1, 0, -1):
+            for table, key in (("updates", "call_id"), ("calls", "id")):
+                db.execute(copied(columns(db, table), table, key, copy, hours_ago(copy, copies) * HOUR))
 
 
-def made_up(first: int, count: int, of: int) -> Iterator[StatusUpdate]:
-    """One call in ten ends with an error, on the last day one in eight; one in fifty is a web call."""
-    for index in range(first, first + count, 2):
-        started = time.time() - 86400 * days_ago(index / of) - 600
-        id, caller = str(uuid.uuid4()), Customer(number(index))
-        line, kind = random.choice(LINES), random.choice(TYPES)
-        if index % 100 == 4:
-            line, caller, kind = PhoneNumber(), Customer(), "web_call"
-        fails = random.random() < (0.1 if index / of < 1 - LAST_DAY else 0.125)
-        last = ("ended-with-error", random.choice(ERRORS)) if fails else ("ended", None)
-        for status, error, at in (("in-progress", None, started), (*last, started + random.uniform(10, 500))):
-            moment = datetime.fromtimestamp(at, UTC)
-            yield StatusUpdate(Call(id, status, kind), moment, moment, line, caller, error)
+def connect(environment: Mapping[str, str]) -> Any:
+    """The database that these settings name, by its own driver."""
+    if "DATABASE_URL" in environment:
+        return psycopg.connect(environment["DATABASE_URL"], autocommit=True)
+    return sqlite3.connect(environment["SQLITE_PATH"], isolation_level=None, timeout=30)
 
 
-def number(index: int) -> str:
-    """The caller's, of the call whose updates begin at `index`."""
-    return f"+316{index % 10**8:08}"
+def exported(calls: int) -> Iterator[dict[str, Any]]:
+    """Lines of an export: the two updates of each call of the last hour."""
+    for number in range(calls):
+        call, error = str(uuid.uuid4()), random.choice(ERRORS) if random.random() < ERROR_RATE else None
+        line, kind = number % 12, random.choice(("inbound_phone_call", "outbound_phone_call"))
+        people: dict[str, Any] = {
+            "phone_number": {"number": f"+3185083{5037 + line}", "name": f"Clinic {line}"},
+            "customer": {"number": f"+316{number:08}"},
+        }
+        began = datetime.now(UTC) - timedelta(hours=1) * (1 - number / calls)
+        ended = began + timedelta(seconds=random.uniform(10, 500))
+        for status, moment in (("in-progress", began), ("ended-with-error" if error else "ended", ended)):
+            message = {"type": "status-update", "timestamp": moment.isoformat(), **people}
+            message["call"] = {"id": call, "type": kind, "status": status}
+            if status == "ended-with-error":
+                message["error"] = error
+            yield {"message": message, "received_at": moment.isoformat(), "pending": [], "failed": []}
 
 
-def days_ago(part: float) -> float:
-    """When the call was that comes after this part of all."""
-    before = 1 - LAST_DAY
-    return (1 - part) / LAST_DAY if part > before else 1 + (DAYS - 1) * (1 - part / before)
+def hours_ago(copy: int, copies: int) -> int:
+    """Whole hours, by which a call moves to the hour of the day that it is in."""
+    recent = copies * LAST_DAY
+    if copy < recent:
+        return int(24 * copy / recent)
+    return 24 + int((DAYS - 1) * 24 * (copy - recent) / (copies - recent))
 
 
-@contextmanager
-def one_transaction(db: stores.Database) -> Iterator[None]:
-    """What `record` answers within it means nothing."""
-    if db.name == "sqlite":
-        with db._locked(), db._begun() as connection:
-            db._write = lambda run: run(connection)
-            yield
-            del db._write
-        return
-    from stores.postgres_connections import _native
+def columns(db: Any, table: str) -> list[str]:
+    """The columns that are written; `updates` are numbered by the database itself."""
+    names = [column[0] for column in db.execute(f"SELECT * FROM {table} LIMIT 0").description]
+    return [name for name in names if name not in COMPUTED and (table, name) != ("updates", "id")]
 
-    with db._connection() as connection, connection.transaction():
-        connection.patience = 600
-        connection.execute("SET LOCAL statement_timeout = 0")
-        with connection.pipeline():
-            db.execute = lambda sql, values: connection.execute(_native(sql), values, prepare=True) and []
-            yield
-            del db.execute
+
+def copied(names: list[str], table: str, key: str, copy: int, seconds: int) -> str:
+    """The statement that adds one copy of the base of `table`, with ids of its own, so many seconds earlier."""
+    new = {key: f"{key} || '-{copy}'", "message": f"replace(message, {key}, {key} || '-{copy}')"}
+    new |= {name: f"{name} - {seconds}" for name in names if name.endswith("_at") or name == "hour"}
+    values = ", ".join(new.get(name, name) for name in names)
+    return f"INSERT INTO {table} ({', '.join(names)}) SELECT {values} FROM base_{table}"

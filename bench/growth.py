@@ -1,138 +1,97 @@
-"""`make bench-growth`: what an update costs, and what reading takes, with a million updates kept.
+"""`make bench-growth`: what an update costs, and how long a page takes, with a million updates kept.
 
-A tenth of the calls were in the last day. An empty database's rounds alternate with the full one's. DATABASES, SIZES,
-ROUNDS and SECONDS in the environment say what is measured.
+A tenth of the calls were in the last day. Rounds alternate with those of an empty store. Slack is on, so that a call
+that fails is compared with others. KEPT, ROUNDS and UPDATES (of a round) in the environment say how much is measured.
 """
 
 import os
-import subprocess
-import sys
-import tempfile
 import time
-import urllib.request
-from base64 import b64encode
-from collections.abc import Callable
-from contextlib import ExitStack
-from pathlib import Path
+from contextlib import ExitStack, closing
 from statistics import median
-from urllib.parse import quote
 
-from bench import cost, fill
-from bench.contestants import Started
-from bench.processes import PASSWORD, end_on_sigterm, free_port, gunicorn, receiver_environment, running
-from bench.servers import postgres
-from bench.tables import aligned
+import requests
 
-SIZES = [int(size) for size in os.environ.get("SIZES", "1000000").split(",")]
-DATABASES = os.environ.get("DATABASES", "SQLite,PostgreSQL").split(",")
-ROUNDS, LOOKS = int(os.environ.get("ROUNDS", 5)), 20
-PAGES = ("/", "/?search=", "/live", "/calls.json")
+from bench import cost
+from bench.fill import connect, fill
+from bench.processes import Crm, end_on_sigterm
+from bench.running import PASSWORD, POSTGRES, SQLITE, Contestant, Running, running
+from bench.tables import table
 
-Environment = dict[str, str]
-
-
-def update_cost(environment: Environment, folder: Path) -> float:
-    """The µs of CPU that an update takes, in one round."""
-    return with_receiver(environment, folder, lambda receiver: cost.under_load(receiver)["cpu"])
-
-
-def page_times(environment: Environment, folder: Path, searched: str) -> list[float]:
-    """How many seconds each of PAGES takes: the median of LOOKS."""
-    pages = [f"{page}{quote(searched)}" if page.endswith("=") else page for page in PAGES]
-
-    def look(receiver: Started) -> list[float]:
-        return [median(timed(f"http://127.0.0.1:{receiver.port}{page}") for _ in range(LOOKS)) for page in pages]
-
-    return with_receiver(environment, folder, look)
-
-
-def with_receiver(environment: Environment, folder: Path, measure: Callable[[Started], object]) -> object:
-    port = free_port()
-    with running(*gunicorn("app:app", port), log=folder / "web.log", **environment) as process:
-        cost.first_200(port)
-        return measure(Started(port, 0, [process], None))
+KEPT, ROUNDS = int(os.environ.get("KEPT", 1_000_000)), int(os.environ.get("ROUNDS", 7))
+UPDATES = int(os.environ.get("UPDATES", 1000))
+BASE = 2000  # updates that are imported, and then copied
+LOOKS = 5
+LOADS = {"CPU of an update, × empty": 10, "CPU where each call fails, × empty": 1}  # of how many calls one fails
+PAGES = {  # and the limit in ms
+    "/": 200,
+    "/?days=7": 200,
+    "/?days=30": 600,
+    "/live": 200,
+    "/calls.json": 200,
+    "/?search=%2B31600000007": 200,
+    "/?search=0007": 200,
+    "/?search=%2B4915112345678": 200,  # nothing is found
+    "/?status=ended-with-error": 200,
+    "/?error=SIP+503": 200,
+    "/?line=%2B31850835037": 200,
+}
+SQLITE_SIZE = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+POSTGRES_SIZE = "SELECT pg_database_size(current_database())"
 
 
-def timed(url: str) -> float:
-    login = b64encode(f":{PASSWORD}".encode()).decode()
-    request = urllib.request.Request(url, headers={"Authorization": f"Basic {login}"})
-    started = time.perf_counter()
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        answer.read()
-    return time.perf_counter() - started
+def measure(
+    contestant: Contestant, kept: int = KEPT, base: int = BASE, rounds: int = ROUNDS, updates: int = UPDATES
+) -> dict[str, str]:
+    """Cells of the table by the names of its rows."""
+    with ExitStack() as stack:
+        slack = stack.enter_context(closing(Crm(0))).url
+        empty, full = (stack.enter_context(running(contestant, SLACK_WEBHOOK_URL=slack)) for _ in range(2))
+        bytes_before, began = size(full), time.monotonic()
+        fill(full.environment, base, kept // base)
+        cells = {"filled in s": f"{time.monotonic() - began:.0f}"}
+        cells["bytes an update"] = f"{(size(full) - bytes_before) / kept:.0f}"
+        cells |= {page: look(full, page) for page in PAGES}
+        for name, failing in LOADS.items():
+            costs = [(cpu(empty, updates, failing), cpu(full, updates, failing)) for _ in range(1 + rounds)][1:]
+            cells[name] = f"{median(after / first for first, after in costs):.2f}"
+            cells[name.replace("× empty", "µs")] = f"{median(after for _, after in costs):.0f}"
+    return cells
 
 
-def export_rate(environment: Environment, folder: Path) -> float:
-    """How many updates `flask export` prints a second."""
-    started = time.perf_counter()
-    with (folder / "export").open("wb") as file:
-        subprocess.run(
-            [sys.executable, "-m", "flask", "export"],
-            cwd=cost.ROOT,
-            env={"PATH": os.environ["PATH"], **environment},
-            stdout=file,
-            check=True,
-        )
-    took = time.perf_counter() - started
-    with (folder / "export").open("rb") as file:
-        return sum(1 for _ in file) / took
+def cpu(receiver: Running, updates: int, failing: int) -> float:
+    """Microseconds an update."""
+    before, _ = receiver.cpu()
+    cost.post(receiver, updates, failing=failing)
+    cost.settle(None, 0)
+    return 1e6 * (receiver.cpu()[0] - before) / updates
 
 
-def clean_up(environment: Environment) -> None:
-    """What the server itself does before long, so that it does not do it while something is measured."""
-    if url := environment.get("DATABASE_URL"):
-        execute(url, "VACUUM ANALYZE")
-        execute(url, "CHECKPOINT")
+def look(receiver: Running, page: str) -> str:
+    """How many ms a page takes, the median and the slowest, which is often the first."""
+    times = []
+    for _ in range(LOOKS):
+        answer = requests.get(receiver.url + page, auth=("", PASSWORD), timeout=60)
+        answer.raise_for_status()
+        times.append(1000 * answer.elapsed.total_seconds())
+    return f"{median(times):.0f} ({max(times):.0f})"
 
 
-def size(environment: Environment) -> int:
-    """Bytes of the database's file, or of its tables and their indexes."""
-    if url := environment.get("DATABASE_URL"):
-        return execute(url, "SELECT pg_database_size(current_database())")
-    return sum(path.stat().st_size for path in Path(environment["SQLITE_PATH"]).parent.glob("calls.db*"))
-
-
-def execute(url: str, sql: str) -> int | None:
-    import psycopg
-
-    with psycopg.connect(url, autocommit=True) as connection:
-        cursor = connection.execute(sql)
-        return cursor.fetchone()[0] if cursor.description else None
-
-
-def measure(database: str, stack: ExitStack, folder: Path) -> list[list[str]]:
-    environments = {}
-    for name in ("empty", "full"):
-        (folder / name).mkdir()
-        environments[name] = receiver_environment(folder / name)
-        if database == "PostgreSQL":
-            _, environments[name]["DATABASE_URL"] = stack.enter_context(postgres(folder / name))
-    full, kept, rows = environments["full"], 0, []
-    at_first = size(full)
-    for count in SIZES:
-        started = time.monotonic()
-        fill.fill(full, kept, count - kept)
-        kept, filled = count, time.monotonic() - started
-        clean_up(full)
-        bytes_each, rate = (size(full) - at_first) / count, export_rate(full, folder)
-        pages = page_times(full, folder, fill.number(count // 4 * 2))
-        rounds = [[update_cost(environments[name], folder) for name in ("empty", "full")] for _ in range(ROUNDS)]
-        cells = [f"{median(full for _, full in rounds):.0f}", f"{median(full / empty for empty, full in rounds):.2f}"]
-        cells += [f"{1000 * seconds:.1f}" for seconds in pages]
-        rows.append([database, f"{count:,}", *cells, f"{rate:.0f}", f"{bytes_each:.0f}", f"{filled:.0f}"])
-    return rows
+def size(receiver: Running) -> int:
+    """Bytes of the database, after what it does by itself before long."""
+    clean_up, sql = ("VACUUM ANALYZE", POSTGRES_SIZE) if receiver.server else ("PRAGMA wal_checkpoint", SQLITE_SIZE)
+    with closing(connect(receiver.environment)) as db:
+        db.execute(clean_up)
+        return int(db.execute(sql).fetchone()[0])
 
 
 def main() -> None:
-    head = ["", "kept", "CPU µs/update", "× empty", *(f"{page} ms" for page in PAGES)]
-    rows = [[*head, "export/s", "bytes/update", "filled in s"]]
-    for database in DATABASES:
-        with ExitStack() as stack:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
-            rows += measure(database, stack, Path(folder))
-    print("\r" + " " * 20, end="\r", file=sys.stderr)
-    print(aligned(rows))
-    print(f"\nMedians of {ROUNDS} rounds of {cost.SECONDS} s, and of {LOOKS} looks at each page, by its answer's time.")
+    columns = {one.name: measure(one) for one in (SQLITE, POSTGRES)}
+    limits = dict.fromkeys(LOADS, "1.10") | {page: str(limit) for page, limit in PAGES.items()}
+    names = next(iter(columns.values()))
+    rows = [[name, *(cells[name] for cells in columns.values()), limits.get(name, "")] for name in names]
+    print(table([["", *columns, "at most"], *rows]))
+    print(f"\n{KEPT:,} updates kept. CPU: medians of {ROUNDS} rounds of {UPDATES} updates. Pages: ms, the median of")
+    print(f"{LOOKS} looks and the slowest, which is often the first.")
 
 
 if __name__ == "__main__":

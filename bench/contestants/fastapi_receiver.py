@@ -1,219 +1,109 @@
-"""The same promises with FastAPI, uvicorn, httpx and asyncpg, as that stack is written well.
+"""FastAPI on PostgreSQL, with asyncpg and httpx: an update is kept and its call tracked in one statement.
 
-Two statements an update: its record, with its jobs and its call, and then what the handlers came to. What fails is
-retried.
+What it does not keep: updates while PostgreSQL is away (503, or 500 where it fails between two statements); the log
+line of an update whose process is killed before it is written; quick answers while the CRM is slow, as each request
+waits for it. Retries come every half minute, one after another, and never end.
 """
 
 import asyncio
-import hashlib
-import hmac
-import json
 import logging
 import os
-import re
-import sys
 import time
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 import asyncpg
 import httpx
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import JSONResponse, PlainTextResponse
-from pydantic import AwareDatetime, BaseModel, StringConstraints, ValidationError
+from fastapi.responses import PlainTextResponse
+from pydantic import ValidationError
 
-SECRET, CRM_URL = os.environ["WEBHOOK_SECRET"].encode(), os.environ.get("CRM_WEBHOOK_URL")
-TOLERANCE, LEASE, RETRY, OUTBOUND_TIMEOUT = 300, 60, 30, 3.0
-HANDLERS = ("log_event", "update_crm")
+from bench.contestants.common import Envelope, Message, crm_request, log_event, logger, verified
+
+LEASE, RETRY = 60, 30  # seconds
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
-TABLES = """
-CREATE TABLE IF NOT EXISTS fastapi_updates (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, call_id TEXT NOT NULL,
-  status TEXT NOT NULL, received_at DOUBLE PRECISION NOT NULL, message TEXT NOT NULL, UNIQUE (call_id, status));
-CREATE TABLE IF NOT EXISTS fastapi_jobs (update_id BIGINT NOT NULL REFERENCES fastapi_updates (id) ON DELETE CASCADE,
-  handler TEXT NOT NULL, due_at DOUBLE PRECISION NOT NULL, PRIMARY KEY (update_id, handler));
-CREATE INDEX IF NOT EXISTS fastapi_jobs_due ON fastapi_jobs (due_at);
-CREATE TABLE IF NOT EXISTS fastapi_calls (id TEXT PRIMARY KEY, status TEXT NOT NULL, type TEXT, line TEXT,
-  customer TEXT, received_at DOUBLE PRECISION NOT NULL, started_at DOUBLE PRECISION, ended_at DOUBLE PRECISION,
-  error TEXT);
-CREATE INDEX IF NOT EXISTS fastapi_calls_received ON fastapi_calls (received_at);
-"""
-RECORD = """
-WITH kept AS (INSERT INTO fastapi_updates (call_id, status, received_at, message) VALUES ($1, $2, $3, $4)
+TABLES = """SELECT pg_advisory_xact_lock(1);
+CREATE TABLE IF NOT EXISTS updates (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, call_id TEXT NOT NULL,
+  status TEXT NOT NULL, received_at DOUBLE PRECISION NOT NULL, message TEXT NOT NULL, due_at DOUBLE PRECISION,
+  UNIQUE (call_id, status));
+CREATE INDEX IF NOT EXISTS updates_due ON updates (due_at) WHERE due_at IS NOT NULL;
+CREATE TABLE IF NOT EXISTS calls (id TEXT PRIMARY KEY, status TEXT NOT NULL, type TEXT, line TEXT, customer TEXT,
+  received_at DOUBLE PRECISION NOT NULL, started_at DOUBLE PRECISION, ended_at DOUBLE PRECISION, error TEXT);
+CREATE INDEX IF NOT EXISTS calls_received ON calls (received_at)"""
+KEEP = """WITH kept AS (INSERT INTO updates (call_id, status, received_at, message, due_at) VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT DO NOTHING RETURNING id),
-  jobs AS (INSERT INTO fastapi_jobs SELECT id, unnest($5::text[]), $6 FROM kept),
-  tracked AS (INSERT INTO fastapi_calls AS c SELECT $1, $2, $7, $8, $9, $3, $10, $11, $12 FROM kept
+  tracked AS (INSERT INTO calls AS c SELECT $1, $2, $6, $7, $8, $3,
+      CASE WHEN $2::text = 'in-progress' THEN $9::float END, CASE WHEN $2::text LIKE 'ended%' THEN $9::float END,
+      $10 FROM kept
     ON CONFLICT (id) DO UPDATE SET status = CASE WHEN c.ended_at IS NOT NULL THEN c.status ELSE excluded.status END,
     started_at = coalesce(c.started_at, excluded.started_at), ended_at = coalesce(c.ended_at, excluded.ended_at),
     error = coalesce(c.error, excluded.error), received_at = least(c.received_at, excluded.received_at))
 SELECT id FROM kept"""
-TAKE = """
-UPDATE fastapi_jobs AS j SET due_at = $2 FROM fastapi_updates AS u WHERE u.id = j.update_id AND (update_id, handler) =
-  (SELECT update_id, handler FROM fastapi_jobs WHERE due_at <= $1 ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-RETURNING u.id, u.message, j.handler"""
-Name = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+TAKE = """UPDATE updates SET due_at = $2 WHERE id = (SELECT id FROM updates WHERE due_at <= $1 ORDER BY due_at LIMIT 1
+  FOR UPDATE SKIP LOCKED) RETURNING id, message"""
 
-logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 logging.getLogger("httpx").setLevel(logging.WARNING)
-logger = logging.getLogger("receiver")
-
-
-class Call(BaseModel):
-    id: Annotated[Name, StringConstraints(max_length=256)]
-    status: Annotated[Name, StringConstraints(max_length=64)]
-    type: str | None = None
-
-
-class PhoneNumber(BaseModel):
-    number: str | None = None
-    name: str | None = None
-    id: str | None = None
-
-
-class Customer(BaseModel):
-    number: str | None = None
-
-
-class Assistant(BaseModel):
-    metadata: dict[str, Any] | None = None
-
-
-class Message(BaseModel):
-    type: Literal["status-update"]
-    timestamp: AwareDatetime
-    call: Call
-    phone_number: PhoneNumber | None = None
-    customer: Customer | None = None
-    error: str | None = None
-    end_reason: str | None = None
-    assistant: Assistant | None = None
-
-    @property
-    def line(self) -> str | None:
-        return self.phone_number and self.phone_number.number
-
-    @property
-    def caller(self) -> str | None:
-        return self.customer and self.customer.number
-
-
-class Envelope(BaseModel):
-    message: Message
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI):
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.db = await asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=1, max_size=8, command_timeout=1)
-    async with app.state.db.acquire() as connection, connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock(1)")
-        await connection.execute(TABLES)
-    app.state.crm = httpx.AsyncClient(timeout=OUTBOUND_TIMEOUT, trust_env=False)
-    retrying = asyncio.create_task(retry(app))
-    yield
-    retrying.cancel()
-    await app.state.crm.aclose()
+    await app.state.db.execute(TABLES)
+    async with httpx.AsyncClient(trust_env=False) as app.state.crm:
+        retrying = asyncio.create_task(retry())
+        yield
+        retrying.cancel()
     await app.state.db.close()
 
 
 app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
 
 
-def verify(request: Request, body: bytes) -> None:
-    timestamp = request.headers.get("x-webhook-timestamp", "")
-    given = request.headers.get("x-webhook-signature", "").removeprefix("sha256=")
-    expected = hmac.new(SECRET, f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
-    if not timestamp.isdecimal() or not hmac.compare_digest(expected.encode(), given.encode()):
-        raise HTTPException(401, "wrong signature")
-    if abs(time.time() - int(timestamp)) > TOLERANCE:
-        raise HTTPException(401, "stale")
-
-
 @app.post("/webhooks/status-update")
 async def status_update(request: Request) -> PlainTextResponse:
     body = await request.body()
-    verify(request, body)
+    if not verified(request.headers, body):
+        raise HTTPException(401, "wrong signature, or stale")
     try:
         message = Envelope.model_validate_json(body).message
     except ValidationError as error:
-        return JSONResponse({"error": error.errors(include_input=False, include_url=False)}, 422)
-    now, call, at = time.time(), message.call, message.timestamp.timestamp()
-    values = [call.id, call.status, now, message.model_dump_json(), HANDLERS, now + LEASE]
-    values += [call.type, message.line, message.caller, at if call.status == "in-progress" else None]
-    values += [at if call.status.startswith("ended") else None, message.error]
+        raise HTTPException(422, error.errors(include_input=False, include_url=False)) from None
     try:
-        update_id = await app.state.db.fetchval(RECORD, *values)
-    except FAILURES:
-        return JSONResponse({"error": "could not be kept, send it again"}, 503, {"Retry-After": "30"})
+        update_id = await keep(message)
+    except FAILURES as error:
+        logger.error("%s is not kept: %s", message.call.id, error)
+        raise HTTPException(503, "could not be kept, send it again", {"Retry-After": "30"}) from None
     if update_id is not None:
-        await work(message, update_id, HANDLERS)
+        log_event(message)
+        await update_crm(update_id, message)
     return PlainTextResponse("OK")
 
 
-async def work(message: Message, update_id: int, handlers: tuple[str, ...]) -> None:
-    """Do what the handlers are for, and settle their jobs: what failed is due again later."""
-    failed = []
-    if "log_event" in handlers:
-        log_event(message)
-    if "update_crm" in handlers and CRM_URL:
-        try:
-            await update_crm(message)
-        except httpx.HTTPError as error:
-            logger.warning(json.dumps({"event": "handler failed", "call_id": message.call.id, "error": str(error)}))
-            failed.append("update_crm")
-    done = [handler for handler in handlers if handler not in failed]
+async def keep(message: Message) -> int | None:
+    """The update's id, or None where it is a repeat."""
+    now, call, moment = time.time(), message.call, message.timestamp.timestamp()
+    numbers = message.phone_number.number, message.customer.number
+    values = [call.id, call.status, now, message.model_dump_json(), now + LEASE, call.type, *numbers, moment]
+    update_id: int | None = await app.state.db.fetchval(KEEP, *values, message.error)
+    return update_id
+
+
+async def update_crm(update_id: int, message: Message) -> None:
+    due_at = None
     try:
-        if done:
-            await app.state.db.execute(
-                "DELETE FROM fastapi_jobs WHERE update_id = $1 AND handler = ANY($2)", update_id, done
-            )
-        if failed:
-            later = time.time() + RETRY
-            await app.state.db.execute("UPDATE fastapi_jobs SET due_at = $2 WHERE update_id = $1", update_id, later)
-    except FAILURES as error:
-        logger.error(json.dumps({"event": "not settled", "call_id": message.call.id, "error": str(error)}))
+        (await app.state.crm.post(**crm_request(message))).raise_for_status()
+    except httpx.HTTPError as error:
+        logger.warning("%s is tried again: %s", message.call.id, error)
+        due_at = time.time() + RETRY
+    await app.state.db.execute("UPDATE updates SET due_at = $2 WHERE id = $1", update_id, due_at)
 
 
-def log_event(message: Message) -> None:
-    line = {
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "level": "INFO",
-        "event": "update",
-        "call_id": message.call.id,
-        "status": message.call.status,
-        "type": message.call.type,
-        "line": message.line,
-        "customer": message.caller,
-        "error": message.error,
-        "end_reason": message.end_reason,
-    }
-    logger.info(re.sub(r"(\+\d{3})\d+(\d{2})", r"\1***\2", json.dumps(line)))
-
-
-async def update_crm(message: Message) -> None:
-    call = message.call
-    record = {
-        "type": "call",
-        "phone": message.caller,
-        "status": call.status,
-        "timestamp": message.timestamp.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "call_id": call.id,
-        "direction": call.type.split("_")[0] if call.type else None,
-        "line": message.line,
-        "error": message.error,
-        "metadata": message.assistant and message.assistant.metadata,
-    }
-    key = f"{quote(call.id, safe='')}:{quote(call.status, safe='')}"
-    answer = await app.state.crm.post(CRM_URL, json=record, headers={"Idempotency-Key": key})
-    answer.raise_for_status()
-
-
-async def retry(app: FastAPI) -> None:
-    """Every second, do what is due: one job at a time."""
+async def retry() -> None:
+    """Every second, do what is due."""
     while True:
         await asyncio.sleep(1)
         try:
-            while taken := await app.state.db.fetchrow(TAKE, time.time(), time.time() + LEASE):
-                await work(Message.model_validate_json(taken["message"]), taken["id"], (taken["handler"],))
+            while update := await app.state.db.fetchrow(TAKE, time.time(), time.time() + LEASE):
+                await update_crm(update["id"], Message.model_validate_json(update["message"]))
         except FAILURES as error:
-            logger.error(json.dumps({"event": "retries wait for the store", "error": str(error)}))
+            logger.error("retries wait for the store: %s", error)
