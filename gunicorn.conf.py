@@ -1,8 +1,11 @@
 """gunicorn's settings, each with its reason. WEB_CONCURRENCY sets the number of workers, PORT the port."""
 
 import os
+from typing import Any
 
 from gunicorn import glogging
+from gunicorn.arbiter import Arbiter
+from gunicorn.config import Config
 
 import logs
 from config import announce, load_config
@@ -32,7 +35,7 @@ control_socket_disable = True
 class Logger(glogging.Logger):
     """gunicorn's own lines go where the app's go."""
 
-    def setup(self, cfg):
+    def setup(self, cfg: Config) -> None:
         super().setup(cfg)
         logs.configure_logging()
         self.error_log.handlers.clear()
@@ -42,7 +45,7 @@ class Logger(glogging.Logger):
 logger_class = Logger
 
 
-def on_starting(server):
+def on_starting(server: Arbiter) -> None:
     """Refuse nonsense settings in one line, or say what is on and off: once, before any worker."""
     config = load_config()
     if server.cfg.is_ssl:
@@ -51,13 +54,13 @@ def on_starting(server):
     announce(config, address=names)
 
 
-def post_worker_init(worker):
+def post_worker_init(worker: Any) -> None:
     from work.threads import start_retrying
 
     worker.stop_retrying = start_retrying(worker.wsgi)
 
 
-def worker_exit(server, worker):
+def worker_exit(server: Arbiter, worker: Any) -> None:
     """In the worker itself, after its last answer. A daemon thread would die between a request and its record."""
     if hasattr(worker, "stop_retrying"):
         worker.stop_retrying()

@@ -129,7 +129,8 @@ def _refusal(answer: requests.Response, text: str) -> Exception:
     reason = " ".join(f"answered {answer.status_code}: {text}"[:LONGEST_REASON].split()).removesuffix(":")
     if answer.status_code == 429 or answer.status_code >= 500:
         return Unavailable(reason, _retry_after(answer.headers.get("Retry-After", "")))
-    return {404: NotFound, 409: DoneBefore, 410: GiveUp}.get(answer.status_code, Retry)(reason)
+    kinds: dict[int, type[Exception]] = {404: NotFound, 409: DoneBefore, 410: GiveUp}
+    return kinds.get(answer.status_code, Retry)(reason)
 
 
 def _retry_after(value: str) -> float | None:

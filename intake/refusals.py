@@ -8,6 +8,7 @@ from typing import Any
 from flask import Flask, Response, current_app, jsonify, request
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as AnyResponse
 
 from config import WEBHOOK_PATH
 from intake.signature import InvalidSignature, Refusal, verify
@@ -51,7 +52,7 @@ def _not_kept(error: StoreError) -> Response:
     return response
 
 
-def _http_error(error: HTTPException) -> Response:
+def _http_error(error: HTTPException) -> AnyResponse:
     text = error.description
     if error.code in (404, 405):
         advice = f"POST status updates to {WEBHOOK_PATH}"

@@ -119,9 +119,9 @@ def without(document: dict[str, Any], path: list[str]) -> dict[str, Any]:
     return shorter | {first: without(document[first], rest)} if rest else shorter
 
 
-def named_fields(message: Mapping[str, Any], schema: Schema = _DOCUMENT.fields["message"].schema) -> dict[str, Any]:
+def named_fields(message: Mapping[str, Any], schema: Any = _MessageSchema()) -> dict[str, Any]:
     """What the schema names of a decoded message, for the log, whether or not it is right: no prompts, no secrets."""
-    named = {}
+    named: dict[str, Any] = {}
     for name, field in schema.fields.items():
         value = message.get(name)
         if isinstance(field, fields.Nested) and isinstance(value, dict):

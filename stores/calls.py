@@ -96,7 +96,8 @@ def active(db: Database, after: float = 0, until: float = inf, limit: int = NO_L
 
 def count_active(db: Database, after: float = 0, until: float = inf) -> int:
     """How many `active` finds without a limit."""
-    return db.query(f"SELECT count(*) FROM calls WHERE {_ACTIVE}", {"after": after, "until": until})[0][0]
+    rows = db.query(f"SELECT count(*) FROM calls WHERE {_ACTIVE}", {"after": after, "until": until})
+    return int(rows[0][0])
 
 
 def tally(db: Database, since: float, until: float) -> Tally:
@@ -129,4 +130,4 @@ def note_checked(db: Database, call_id: str, *, unknown: bool) -> None:
 def read(db: Database, where: str, **values: Any) -> list[Call]:
     """The calls that `where` finds."""
     rows = db.query(f"SELECT {COLUMNS} FROM calls WHERE {where}", values)
-    return [Call(*row[:-1], bool(row[-1])) for row in rows]
+    return [Call(*row[:-1], unknown=bool(row[-1])) for row in rows]

@@ -12,7 +12,7 @@ from stores.records import Job, StoredUpdate
 
 def every_update(db: Database, since: float = 0) -> Iterator[StoredUpdate]:
     """What is kept at `since` or later, and what waits in the spool."""
-    if spool.waiting(db):
+    if db.spool and spool.waiting(db):
         yield from updates.since(db.spool, since)
     yield from updates.since(db, since)
 

@@ -77,9 +77,9 @@ class StoredUpdate:
     received_at: float
     kept_at: float
     message: str
-    handlers: tuple[str, ...] | None
     times: int
     last_received_at: float
+    handlers: tuple[str, ...] | None = None
     jobs: tuple[Job, ...] = ()
 
     def load(self) -> StatusUpdate:

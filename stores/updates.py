@@ -17,7 +17,7 @@ _KEEP = """INSERT INTO updates
   VALUES (:call_id, :status, :received_at, :now, :message, :error_group, :handlers, :times, :last_received_at)
   ON CONFLICT (call_id, status) DO NOTHING RETURNING id"""
 
-_UPDATE = "u.id, u.call_id, u.status, u.received_at, u.kept_at, u.message, u.handlers, u.times, u.last_received_at"
+_UPDATE = "u.id, u.call_id, u.status, u.received_at, u.kept_at, u.message, u.times, u.last_received_at, u.handlers"
 _JOB = {
     "handler": "TEXT",
     "state": "TEXT",
@@ -119,7 +119,6 @@ def _stored(db: Database, where: str, values: Mapping[str, Any]) -> list[StoredU
     for row in rows:
         jobs.setdefault(row[:9], []).extend([Job(*row[9:])] if row[9] else [])
     return [
-        StoredUpdate(*update[:6], handlers and tuple(json.loads(handlers)), *update[7:], tuple(its_jobs))
-        for update, its_jobs in jobs.items()
-        for handlers in (update[6],)
+        StoredUpdate(*columns, handlers=names and tuple(json.loads(names)), jobs=tuple(its_jobs))
+        for (*columns, names), its_jobs in jobs.items()
     ]

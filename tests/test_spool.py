@@ -202,11 +202,11 @@ class TestDrain:
         with ThreadPoolExecutor(2) as pool:
             drain = pool.submit(spool.drain, store, threading.Event())
             assert moving.wait(20)
-            answer = pool.submit(forget, args=["forget", "+31612345678"])
+            answer = pool.submit(forget, args=["forget", "--yes", "+31612345678"])
             assert refused.wait(20)
             goes_on.set()
         assert drain.result()
-        assert answer.result().output == "1 calls, 1 updates, 0 jobs removed\n"
+        assert answer.result().output == "1 call, 1 update, 0 jobs removed\n"
         assert (updates.count(store), spool.waiting(store)) == (0, 0)
 
     def test_a_long_one_lets_others_have_the_lock_now_and_then(self, store, monkeypatch):
@@ -264,7 +264,7 @@ def test_a_spool_that_cannot_be_used_is_said_and_hinders_nothing(receiver, postg
     health = requests.get(f"{one.url}/healthz", timeout=10)
     assert (health.status_code, health.json()["status"]) == (200, "ok")
     assert requests.get(f"{one.url}/", auth=("", PASSWORD), timeout=10).status_code == 200
-    for command in (["export"], ["check"], ["forget", "+31612345678"]):
+    for command in (["export"], ["check"], ["forget", "--yes", "+31612345678"]):
         done = one.flask(*command)
         assert done.returncode == 0
         assert "calls.db.spool" in done.stderr

@@ -86,7 +86,7 @@ class Worker:
         """How many jobs run, at most the width: one that goes on long after its service should have answered makes room
         for another as long as the lane has a place."""
         connect, read = self._app.config["WORKER_PATIENCE"]
-        late = time.monotonic() - connect - read
+        late: float = time.monotonic() - connect - read
         running = sum(started > late for started in self._running.values())
         return min(max(running, self._width - PLACES + len(self._running)), self._width)
 
