@@ -130,4 +130,4 @@ def note_checked(db: Database, call_id: str, *, unknown: bool) -> None:
 def read(db: Database, where: str, **values: Any) -> list[Call]:
     """The calls that `where` finds."""
     rows = db.query(f"SELECT {COLUMNS} FROM calls WHERE {where}", values)
-    return [Call(*row[:-1], unknown=bool(row[-1])) for row in rows]
+    return [Call(*row) for row in rows]

@@ -119,6 +119,6 @@ def _stored(db: Database, where: str, values: Mapping[str, Any]) -> list[StoredU
     for row in rows:
         jobs.setdefault(row[:9], []).extend([Job(*row[9:])] if row[9] else [])
     return [
-        StoredUpdate(*columns, handlers=names and tuple(json.loads(names)), jobs=tuple(its_jobs))
+        StoredUpdate(*(*columns, names and tuple(json.loads(names)), tuple(its_jobs)))
         for (*columns, names), its_jobs in jobs.items()
     ]
