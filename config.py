@@ -84,13 +84,17 @@ def _platform_url(environ: Mapping[str, str]) -> str | None:
 
 
 def public_url() -> str | None:
-    """Where people see the app, without a slash at the end: as PUBLIC_URL or the platform says, else the request."""
+    """Where people see the app, without a slash at the end: as PUBLIC_URL or the platform says, else as the request
+    does or, outside of one, as the last did."""
     url: str | None = current_app.config["PUBLIC_URL"]
-    if url or not has_request_context():
-        return url and url.rstrip("/")
+    if url:
+        return url.rstrip("/")
+    if not has_request_context():
+        return current_app.extensions.get("seen_at")
     forwarded = re.split(r"[\s,]+", ",".join(request.headers.getlist("X-Forwarded-Proto")).lower())
     scheme = "https" if "https" in forwarded else request.scheme
-    return f"{scheme}://{request.host}{quote(request.script_root)}"
+    url = current_app.extensions["seen_at"] = f"{scheme}://{request.host}{quote(request.script_root)}"
+    return url
 
 
 def on_and_off(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:

@@ -4,6 +4,7 @@ Many alike errors make one message per ALERT_INTERVAL: an update whose error was
 """
 
 import re
+from datetime import datetime
 from urllib.parse import quote, urlsplit
 
 from flask import current_app
@@ -15,7 +16,7 @@ from schemas.status_update import StatusUpdate
 from schemas.times import clock
 from stores import calls, get_store, jobs, locks
 
-MAX_ERROR = 3000
+LONGEST = 2000  # characters of a message, as Discord takes no more
 LATE = 3600  # seconds
 SLACK = re.compile(r"(.+\.)?slack(-gov)?\.com")
 
@@ -29,7 +30,8 @@ def alert_on_error(update: StatusUpdate) -> None:
         raise Deferred("such an error was just reported, or is being", after=wait)
     covered = jobs.with_same_error(store, "alert_on_error", update)
     call = calls.get(store, update.call.id)
-    text = alert_text(update, call.seconds if call else None, len(covered), clock(), public_url())
+    seconds = call.seconds if call else None
+    text = alert_text(update, seconds, len(covered), clock(), public_url(), slack=_is_slack())
     try:
         send(text)
     except Exception:
@@ -43,25 +45,48 @@ def send(text: str) -> None:
     """Post a message to the chat. Raises what `post` does."""
     url = current_app.config["SLACK_WEBHOOK_URL"]
     answer = post(url, {"text": text})
-    if SLACK.fullmatch(urlsplit(url).hostname) and answer != "ok":
+    if _is_slack() and answer != "ok":
         raise Retry(f"answered 200 but {answer[:100]}")
 
 
-def alert_text(update: StatusUpdate, seconds: float | None, more: int, now: float, url: str | None) -> str:
-    """The alert, for an update and `more` alike: `seconds` is how long the call lasted, `url` where the app is seen."""
+def alert_text(
+    update: StatusUpdate, seconds: float | None, more: int, now: float, url: str | None, *, slack: bool = False
+) -> str:
+    """The alert, for an update and `more` alike, LONGEST characters at most: `seconds` is how long the call lasted,
+    `url` where the app is seen. For `slack` the time is one that each reader sees in their own zone."""
     line = " ".join(filter(None, (update.phone_number.name, update.phone_number.number)))
     late = now - update.received_at.timestamp()
+    link = f"{url}/calls?id={quote(update.call.id, safe='')}"
     lines = [
-        f"Call error: {update.error or 'unknown'}"[:MAX_ERROR],
         f"and {more} more" if more else None,
-        f"Line: {line or 'web call'}",
-        f"Caller: {update.customer.number or 'unknown'}",
-        f"Time: {update.timestamp:%Y-%m-%d %H:%M:%S} UTC",
+        _cut(f"Line: {line or 'web call'}", 200),
+        _cut(f"Caller: {update.customer.number or 'unknown'}", 200),
+        f"Time: {_time(update.timestamp, slack)}",
         f"Length: {duration(seconds)}" if seconds is not None else None,
         f"Late: told {duration(late)} after it was received" if late > LATE else None,
+        link if url and len(link) < LONGEST / 2 else None,
     ]
-    told = "\n".join(plain(line) for line in lines if line)
-    return f"{told}\n{url.rstrip('/')}/calls?id={quote(update.call.id, safe='')}" if url else told
+    rest = "\n".join(line for line in lines if line)
+    return _cut(f"Call error: {update.error or 'unknown'}", LONGEST - len(rest) - 1) + f"\n{rest}"
+
+
+def _time(moment: datetime, slack: bool) -> str:
+    """A time as https://docs.slack.dev/messaging/formatting-message-text has dates, or in UTC."""
+    text = f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+    return f"<!date^{moment.timestamp():.0f}^{{date_num}} {{time_secs}}|{text}>" if slack else text
+
+
+def _cut(text: str, length: int) -> str:
+    """`text` made plain, and so much of it that this has at most `length` characters."""
+    shown = plain(text)
+    while len(shown) > length:
+        text = text[: len(text) - max((len(shown) - length) // 8, 1)]
+        shown = plain(text) + "…"
+    return shown
+
+
+def _is_slack() -> bool:
+    return SLACK.fullmatch(urlsplit(current_app.config["SLACK_WEBHOOK_URL"]).hostname or "") is not None
 
 
 def plain(text: str) -> str:

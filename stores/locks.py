@@ -27,6 +27,12 @@ def renew(db: Database, name: str, seconds: float) -> None:
     )
 
 
+def release(db: Database, name: str) -> bool:
+    """Atomically let go of a lock, whoever has it. Returns whether somebody had it."""
+    values = {"name": name, "now": db.now()}
+    return bool(db.execute("DELETE FROM locks WHERE name = :name AND until > :now RETURNING 1", values))
+
+
 def ends_at(db: Database, name: str) -> float | None:
     """When the lock on `name` ends or ended; None where there was none."""
     rows = db.query("SELECT until FROM locks WHERE name = :name", {"name": name})

@@ -9,9 +9,9 @@ from handlers import HANDLERS
 from handlers.active_calls import track_call
 from handlers.crm import crm_record, update_crm
 from handlers.event_log import log_event
-from handlers.slack import SLACK, alert_on_error, alert_text
+from handlers.slack import SLACK, alert_on_error, alert_text, plain
 from stores import get_store, jobs, updates
-from tests.conftest import SECRET, URL, message, retry_one, signed, update
+from tests.conftest import NOW, SECRET, URL, message, retry_one, signed, update
 from work.dispatch import dispatch
 
 ERROR = update("ended-with-error", timestamp="2025-12-13T12:05:00Z", error="STT connection failed")
@@ -109,9 +109,30 @@ class TestAlerts:
 
     def test_no_error_makes_a_line_of_its_own_or_a_message_too_long(self):
         line = self.text("a\nCaller: me\x1b\u2028b" + "c" * 9000).splitlines()[0]
-        assert line.startswith("Call error: a Caller: me b")
-        assert len(line) <= 3000
+        assert line.startswith("Call error: a Caller: me b") and line.endswith("c…")
         assert self.text(customer=None, phone_number=None).splitlines()[1:3] == ["Line: web call", "Caller: unknown"]
+
+    @pytest.mark.parametrize("character", ["x", "<", "&", "@", "é"])
+    @pytest.mark.parametrize("url", [None, "https://calls.example.com"])
+    def test_a_message_has_2000_characters_at_most_and_the_error_is_what_is_cut(self, character, url):
+        long = {"number": character * 900, "name": character * 900}
+        one = update("ended-with-error", character * 256, error=character * 5000, customer=long, phone_number=long)
+        text = alert_text(one, 60, 12, NOW, url, slack=True)
+        assert 1900 < len(text) <= 2000
+        assert text.startswith(f"Call error: {plain(character)}")
+        assert "\nand 12 more\n" in text and "\nLength: 1 min 0 s" in text
+
+    def test_a_time_is_one_that_slack_shows_in_each_readers_zone(self):
+        text = alert_text(ERROR, None, 0, NOW, None, slack=True)
+        assert "Time: <!date^1765627500^{date_num} {time_secs}|2025-12-13 12:05:00 UTC>" in text
+        assert "Time: 2025-12-13 12:05:00 UTC" in alert_text(ERROR, None, 0, NOW, None)
+
+    def test_an_alert_that_is_sent_later_has_the_same_link(self, client, clock, service):
+        service.answers = [500]
+        client.post(URL, json=message("ended-with-error", "a", error="x"), base_url="http://localhost:8000")
+        assert self.retry(clock, 60) == [True]
+        first, second = (body["text"] for body in service.bodies)
+        assert first.splitlines()[-1] == second.splitlines()[-1] == "http://localhost:8000/calls?id=a"
 
 
 class TestCrm:

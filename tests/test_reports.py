@@ -114,3 +114,36 @@ def test_updates_that_are_spooled_are_told_while_the_database_is_away(settings, 
         assert away.test_client().post(URL, json=message()).data == b"OK"
         [text] = report(times=2)
     assert text.startswith("1 update spooled: 127.0.0.1:") and "hush" not in text
+
+
+class TestSilence:
+    @pytest.fixture
+    def settings(self, settings):
+        return settings | {"ALERT_SILENCE": 8}
+
+    def test_it_is_told_once_and_its_end_once(self, store, clock, report):
+        assert report() == []  # nothing has ever come
+        keep_update(store, update(received_at=clock.now))
+        clock.now += 8 * HOUR - 1
+        assert report() == []
+        clock.now += 1
+        assert report(times=2) == ["No update has come for 8 h 0 min. Does the provider still post to this receiver?"]
+        clock.now += 90 * HOUR
+        assert len(report()) == 1
+        keep_update(store, update("ended", received_at=clock.now))
+        assert report(times=2)[1:] == ["Updates come again."]
+
+    def test_unset_it_is_off(self, app, store, clock, report):
+        app.config["ALERT_SILENCE"] = None
+        keep_update(store, update(received_at=clock.now))
+        clock.now += 1000 * HOUR
+        assert report() == []
+
+    def test_what_slack_did_not_take_of_it_is_told_later(self, store, clock, service, report):
+        keep_update(store, update(received_at=clock.now))
+        clock.now += 9 * HOUR
+        service.answers = [500]
+        assert [len(report()) for _ in range(3)] == [1, 2, 2]
+        keep_update(store, update("ended", received_at=clock.now))
+        service.answers = [500]
+        assert [len(report()) for _ in range(3)] == [3, 4, 4]

@@ -222,7 +222,7 @@ def test_a_handler_that_is_off_keeps_its_work_until_it_is_on(app, client, start)
 
 class TestThreads:
     def test_they_are_started_once_a_process(self, start):
-        assert start() is start()
+        assert start() == start()
         assert [thread.name for thread in threading.enumerate()].count("work-update_crm") == 1
 
     def test_they_do_what_is_due_even_after_the_store_failed(self, client, service, clock, start, tmp_path, caplog):

@@ -27,82 +27,73 @@ def init_app(app: Flask) -> None:
     def start() -> None:
         """Start the threads on the first request: commands also build the app and must not start them. gunicorn.conf.py
         starts and stops them itself."""
-        if not app.testing and "stop_retrying" not in app.extensions:
+        if not app.testing and "threads" not in app.extensions:
             announce(app.config)
             atexit.register(start_retrying(app))
 
 
 def start_retrying(app: Flask) -> Callable[[], None]:
-    """Start this process's threads, unless they run already. Returns what ends them: that starts nothing more, waits
-    for what is in hand and then for what is to be written, and logs what stays pending."""
+    """Start this process's threads, unless they run already. Returns what ends them."""
     with _starting:
-        if "stop_retrying" not in app.extensions:
-            app.extensions["stop_retrying"] = _start(app)
-    stop: Callable[[], None] = app.extensions["stop_retrying"]
-    return stop
+        if "threads" not in app.extensions:
+            app.extensions["threads"] = Threads(app)
+    threads: Threads = app.extensions["threads"]
+    return threads.stop
 
 
-def _start(app: Flask) -> Callable[[], None]:
-    stopping = threading.Event()
-    settler = settling.start(app)
-    with app.app_context():
-        workers = {lane.name: Worker(app, lane) for lane in get_lanes()}
-    often, seldom = app.config["RETRY_EVERY"], app.config["UPKEEP_EVERY"]
-    duties: dict[str, tuple[float, Callable[[], None]]] = {
-        "spool": (often, partial(_drain, stopping)),
-        "upkeep": (seldom, partial(upkeep, stopping)),
-        "reports": (seldom, report_troubles),
-    }
-    threads = [threading.Thread(target=worker.run, name=f"work-{name}") for name, worker in workers.items()]
-    threads += [
-        threading.Thread(target=_repeat, args=(app, stopping, *duty), name=name) for name, duty in duties.items()
-    ]
-    for thread in threads:
-        thread.daemon = True
-        thread.start()
-
-    def stop() -> None:
-        if stopping.is_set():
-            return
-        stopping.set()
-        started = time.monotonic()
-        end = started + app.config["STOP_WORK"]
-        for worker in workers.values():
-            worker.stop()
-        for worker in workers.values():
-            worker.wait(max(end - time.monotonic(), 0))
-        for thread in threads:
-            thread.join(max(end - time.monotonic(), 0))
-        settler.stop(app.config["STOP_WRITES"])
+class Threads:
+    def __init__(self, app: Flask):
+        self._app, self._stopping = app, threading.Event()
+        self._settler = settling.start(app)
         with app.app_context():
-            if app.config["EPHEMERAL_DISK"]:
-                spool.drain_at_stop(get_store(), started + app.config["STOP"])
+            self._workers = {lane.name: Worker(app, lane) for lane in get_lanes()}
+        often, seldom = app.config["RETRY_EVERY"], app.config["UPKEEP_EVERY"]
+        targets = {f"work-{name}": worker.run for name, worker in self._workers.items()} | {
+            "spool": partial(self._repeat, often, self._drain),
+            "upkeep": partial(self._repeat, seldom, partial(upkeep, self._stopping)),
+            "reports": partial(self._repeat, seldom, report_troubles),
+        }
+        self._threads = [threading.Thread(target=run, name=name, daemon=True) for name, run in targets.items()]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Start nothing more, wait for what is in hand and then for what is to be written, drain a spool whose disk is
+        thrown away, and log what stays pending."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        config, started = self._app.config, time.monotonic()
+        for worker in self._workers.values():
+            worker.stop()
+        for wait in (*(worker.wait for worker in self._workers.values()), *(thread.join for thread in self._threads)):
+            wait(max(started + config["STOP_WORK"] - time.monotonic(), 0))
+        self._settler.stop(config["STOP_WRITES"])
+        with self._app.app_context():
+            if config["EPHEMERAL_DISK"]:
+                spool.drain_at_stop(get_store(), started + config["STOP"])
             _log_pending()
 
-    return stop
+    def _repeat(self, every: float, duty: Callable[[], None]) -> None:
+        """Do `duty` every so many seconds, soon for the first time, until the stop."""
+        pause, logged = self._app.config["RETRY_EVERY"], ""
+        while not self._stopping.wait(pause):
+            pause = every
+            try:
+                with self._app.app_context():
+                    duty()
+                logged = ""
+            except StoreError as error:
+                if str(error) != logged:
+                    logger.error("work waits for the store", extra={"error": str(error)})
+                logged = str(error)
+            except Exception:
+                logger.exception("background thread", extra={"fields": {"thread": threading.current_thread().name}})
 
-
-def _repeat(app: Flask, stopping: threading.Event, every: float, duty: Callable[[], None]) -> None:
-    """Do `duty` every so many seconds, soon for the first time, until `stopping`."""
-    pause, logged = app.config["RETRY_EVERY"], ""
-    while not stopping.wait(pause):
-        pause = every
-        try:
-            with app.app_context():
-                duty()
-            logged = ""
-        except StoreError as error:
-            if str(error) != logged:
-                logger.error("work waits for the store", extra={"error": str(error)})
-            logged = str(error)
-        except Exception:
-            logger.exception("background thread", extra={"fields": {"thread": threading.current_thread().name}})
-
-
-def _drain(stopping: threading.Event) -> None:
-    """Drain the spool, and write down what was refused."""
-    spool.drain(get_store(), stopping)
-    get_refusals().flush(get_store(), get_store().now())
+    def _drain(self) -> None:
+        """Drain the spool, and write down what was refused."""
+        spool.drain(get_store(), self._stopping)
+        get_refusals().flush(get_store(), get_store().now())
 
 
 def _log_pending() -> None:
