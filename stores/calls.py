@@ -113,6 +113,10 @@ def line_names(db: Database, lines: Collection[str]) -> dict[str, str]:
     return {line: name for line, name in found if name}
 
 
+def count(db: Database) -> int:
+    return int(db.query("SELECT count(*) FROM calls")[0][0])
+
+
 def note_checked(db: Database, call_id: str, *, unknown: bool) -> None:
     """Note on the call that the provider was asked about it now, and whether it knew it."""
     values = {"now": db.now(), "unknown": int(unknown), "id": call_id}

@@ -6,7 +6,8 @@ from urllib.parse import urljoin
 import pytest
 
 import dashboard
-from stores import get_store, refusals
+from stores import calls, deliveries, get_store, refusals, updates
+from stores.deliveries import Deliveries
 from stores.records import Job, RefusalCount
 from tests.conftest import NOW, SECRET, URL, catch_up, keep_update, message, settle_jobs, signed, update
 from work.lanes import get_lane
@@ -463,6 +464,20 @@ class TestAttention:
         app.config.update(ALLOW_UNSIGNED=True, WEBHOOK_SECRET=(), EPHEMERAL_DISK=True)
         assert "Anyone can post updates" in self.attention(client)
         assert "disk does not survive a restart" in self.attention(client)
+
+
+def test_what_became_of_updates_is_counted_by_handler(store):
+    assert deliveries.since(store, 0) == {} and updates.last_id(store) == 0
+    done = [Job("update_crm", "done", None, 2, done_at=NOW + seconds) for seconds in (5, 6, 7)]
+    its_jobs = [[], [], *([job] for job in done), [failed()], [pending()]]
+    for number, job in enumerate(its_jobs):
+        updates.keep(store, update(call_id=f"{number}"), job, ["update_crm"])
+    updates.keep(store, update(call_id="imported"), [failed()], None)
+    updates.keep(store, update(call_id="before", received_at=NOW - 1), [], ["update_crm"])
+    updates.keep(store, update(call_id="other"), [], ["log_event", "x"])
+    idle = Deliveries(1, 0, 0, None)
+    assert deliveries.since(store, NOW) == {"update_crm": (3, 2, 1, 7), "log_event": idle, "x": idle}
+    assert (calls.count(store), updates.last_id(store)) == (10, 10)
 
 
 @pytest.mark.parametrize("timestamp", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"])
