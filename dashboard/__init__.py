@@ -22,6 +22,7 @@ from dashboard import listing
 from dashboard.access import LoginThrottle, add_headers, error_response, is_same_origin, require_access
 from dashboard.figures import PERIODS, figures, first_hour
 from dashboard.health import health
+from dashboard.metrics import CONTENT_TYPE, metrics
 from dashboard.presenters import call_state, is_off, kept_update, service_state
 from schemas.times import iso
 from stores import Database, StoreError, calls, get_refusals, get_store, jobs, refusals, spool, updates
@@ -61,6 +62,11 @@ def healthz() -> tuple[Response, int]:
     """503 only when an update could not be kept now."""
     shown, status = health()
     return jsonify(shown), status
+
+
+@blueprint.get("/metrics")
+def prometheus() -> Response:
+    return Response(metrics(get_store()), content_type=CONTENT_TYPE)
 
 
 @blueprint.get("/")

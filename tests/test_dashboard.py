@@ -1,5 +1,6 @@
 import base64
 import json
+import re
 from html.parser import HTMLParser
 from urllib.parse import urljoin
 
@@ -478,6 +479,55 @@ def test_what_became_of_updates_is_counted_by_handler(store):
     idle = Deliveries(1, 0, 0, None)
     assert deliveries.since(store, NOW) == {"update_crm": (3, 2, 1, 7), "log_event": idle, "x": idle}
     assert (calls.count(store), updates.last_id(store)) == (10, 10)
+
+
+class TestMetrics:
+    @pytest.fixture
+    def settings(self, settings):
+        return settings | {"DASHBOARD_PASSWORD": "x", "CRM_WEBHOOK_URL": "http://crm.test"}
+
+    def lines(self, client):
+        answer = client.get("/metrics", auth=("", "x"))
+        assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        return answer.text.splitlines()
+
+    def test_they_are_behind_the_password(self, client):
+        assert client.get("/metrics").status_code == 401
+
+    def test_every_gauge_has_a_type_and_a_value(self, app, client, clock):
+        record(app, "a", pending(), received_at=NOW - 90.5)
+        record(app, "b", failed(), received_at=NOW - 100)
+        with app.app_context():
+            keep_update(get_store(), update("ended", "b", NOW - 9), [])
+            refusals.add(get_store(), [RefusalCount("unsigned", 3, NOW), RefusalCount("stale", 9, NOW - 7200)])
+        lines = self.lines(client)
+        assert {
+            "receiver_calls_active 1",
+            "receiver_calls_kept 2",
+            "receiver_updates_kept 3",
+            "receiver_updates_spooled 0",
+            "receiver_seconds_since_update 9.0",
+            'receiver_jobs_pending{handler="update_crm"} 1',
+            'receiver_jobs_pending{handler="log_event"} 0',
+            'receiver_jobs_failed{handler="update_crm"} 1',
+            'receiver_oldest_pending_seconds{handler="update_crm"} 90.5',
+            'receiver_oldest_pending_seconds{handler="log_event"} 0',
+            'receiver_refusals_last_hour{reason="unsigned"} 3',
+            'receiver_refusals_last_hour{reason="stale"} 0',
+            "# TYPE receiver_calls_active gauge",
+        } <= set(lines)
+        names = [line.split()[2] for line in lines if line.startswith("# TYPE ")]
+        assert names == list(dict.fromkeys(re.split("[ {]", line)[0] for line in lines if line[0] != "#"))
+
+    def test_without_updates_nothing_says_when_the_last_one_came(self, client):
+        lines = self.lines(client)
+        assert "receiver_calls_kept 0" in lines
+        assert not [line for line in lines if "seconds_since" in line]
+
+    def test_a_label_ends_where_it_should(self, app, client):
+        with app.app_context():
+            keep_update(get_store(), update(), ['a"b\\c\nd'])
+        assert 'receiver_jobs_pending{handler="a\\"b\\\\c\\nd"} 1' in self.lines(client)
 
 
 @pytest.mark.parametrize("timestamp", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"])
