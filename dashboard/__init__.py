@@ -15,30 +15,27 @@ from flask import (
     request,
     url_for,
 )
-from werkzeug.exceptions import BadRequest
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import BadRequest, NotFound
 
-from config import WEBHOOK_PATH, dangers, public_url, warnings
-from dashboard import listing
+from dashboard import listing, page
 from dashboard.access import add_headers, error_response, has_access, is_same_origin, require_access
-from dashboard.figures import PERIODS, figures, first_hour
+from dashboard.figures import figures
 from dashboard.health import Health
-from dashboard.presenters import call_state, is_off, kept_update, service_state
+from dashboard.metrics import CONTENT_TYPE, metrics
+from dashboard.presenters import call_state, cut, is_off, ordinal, service_state, timeline, whole_error
 from schemas.statuses import ERRORS
 from schemas.times import iso
-from stores import Database, StoreError, calls, get_store, jobs, refusals, spool, updates
+from stores import StoreError, calls, get_store, jobs, updates
 from stores.export import every_update, exported
 from work.lanes import get_lane
-
-MAX_LISTED = {"active": 300, "stale": 50}  # all are counted
-PENDING_TOO_LONG = 60.0  # seconds
 
 blueprint = Blueprint(
     "dashboard", __name__, template_folder="templates", static_folder="static", static_url_path="/static"
 )
-blueprint.add_app_template_filter(iso)
+for template_filter in (iso, service_state, is_off, cut, ordinal):
+    blueprint.add_app_template_filter(template_filter)
 blueprint.add_app_template_test(ERRORS.__contains__, "error_status")
-blueprint.add_app_template_filter(service_state)
-blueprint.add_app_template_filter(is_off)
 blueprint.before_request(require_access)
 blueprint.after_request(add_headers)
 
@@ -66,28 +63,45 @@ def healthz() -> tuple[Response, int]:
     return jsonify(answer), status
 
 
+@blueprint.get("/metrics")
+def prometheus() -> Response:
+    return Response(metrics(get_store()), content_type=CONTENT_TYPE)
+
+
+@blueprint.before_app_request
+def unknown_page() -> Response | None:
+    """Answer a browser that looks for a page that is not there; whoever else does gets JSON of the app's own."""
+    is_browser = request.method == "GET" and "text/html" in request.headers.get("Accept", "")
+    if is_browser and isinstance(request.routing_exception, NotFound):
+        return add_headers(error_response(404, "there is no such page"))
+    return None
+
+
 @blueprint.get("/")
 def index() -> str:
-    return render_template("index.html", **_page())
+    return render_template("index.html", **page.contents())
 
 
 @blueprint.get("/live")
 def live() -> Response:
-    """The parts of the page that change, or 304 while they have not."""
-    answer = make_response(render_template("live.html", **_page()))
-    answer.add_etag()
-    return answer.make_conditional(request)
+    """The parts of the page that change, or 304 while there is nothing new."""
+    version = page.version(get_store())
+    known = request.if_none_match.contains_weak(version)
+    answer = Response(status=304) if known else make_response(render_template("live.html", **page.contents()))
+    answer.set_etag(version)
+    return answer
 
 
 @blueprint.get("/calls.json")
 def calls_json() -> Response:
     """The overview, and in `recent` the page of the list that the filters ask for; `next` is the URL of the next."""
     db = get_store()
-    page = listing.page(db)
-    found = _overview(db) | {"recent": page.calls}
-    shown = found | {name: [call_state(each) for each in found[name]] for name in ("active", "stale", "recent")}
-    older = page.older and url_for(".calls_json", **listing.asked(), before=listing.before(page))
-    return jsonify(shown | {"next": older, "last_24_hours": figures(db, db.now())})
+    calls_page = listing.page(db)
+    overview = page.overview(db, page.MAX_LISTED) | {"recent": calls_page.calls}
+    overview |= {name: [call_state(call) for call in overview[name]] for name in ("active", "stale", "recent")}
+    query: dict[str, Any] = listing.asked() | {"before": listing.before(calls_page)}
+    older = calls_page.older and url_for(".calls_json", **query)
+    return jsonify(overview | {"next": older, "last_24_hours": figures(db, db.now())})
 
 
 @blueprint.get("/calls.<any(csv, jsonl):kind>")
@@ -97,17 +111,29 @@ def download(kind: str) -> Response:
 
 @blueprint.get("/calls")
 @blueprint.get("/calls/<path:call_id>")
-def call(call_id: str | None = None) -> str | Response:
-    """One call's timeline. Links have the id as `?id=`, as in a path `..` is not an id."""
-    call_id, store = call_id or request.args.get("id", ""), get_store()
-    state, found = calls.get(store, call_id), updates.of_call(store, call_id)
-    if state is None and not found:
+def call(call_id: str | None = None) -> Response:
+    """One call's timeline, or 304 while it is the same. Links have the id as `?id=`, as in a path `..` is not an id."""
+    call_id, db = call_id or request.args.get("id", ""), get_store()
+    record, stored = calls.get(db, call_id), updates.of_call(db, call_id)
+    if record is None and not stored:
         return error_response(404, "no call with this id is kept")
-    return render_template("call.html", id=call_id, call=state, updates=[kept_update(each) for each in found])
+    answer = make_response(
+        render_template(
+            "call.html",
+            id=call_id,
+            call=record,
+            error=record and whole_error(record, stored),
+            stale_at=page.stale_at(db),
+            events=timeline(stored, jobs.failed_attempts(db, call_id)),
+        )
+    )
+    answer.add_etag()
+    answer.make_conditional(request)
+    return answer
 
 
 @blueprint.post("/run-again")
-def run_again() -> Response:
+def run_again() -> ResponseReturnValue:
     """Make a handler's pending and failed work due, of one call where given, and let its worker ask the service at
     once."""
     if not is_same_origin():
@@ -128,44 +154,3 @@ def export() -> Response:
     return Response(
         lines, mimetype="application/jsonl", headers={"Content-Disposition": "attachment; filename=updates.jsonl"}
     )
-
-
-def _overview(db: Database) -> dict[str, Any]:
-    stale = db.now() - current_app.config["STALE_AFTER"]
-    return {
-        "counts": {"active": calls.count_active(db, after=stale), "stale": calls.count_active(db, until=stale)},
-        "active": calls.active(db, after=stale, limit=MAX_LISTED["active"]),
-        "stale": calls.active(db, until=stale, limit=MAX_LISTED["stale"]),
-    }
-
-
-def _page() -> dict[str, Any]:
-    """The list and, unless the URL asks for a part of it, all that is above."""
-    db, asked, days = get_store(), listing.asked(), request.args.get("days", type=int)
-    page = listing.page(db)
-    shown = {"page": page, "older": listing.before(page), "asked": asked, "before": request.args.get("before")}
-    shown["wanted"] = listing.filters()
-    if shown["before"] or asked:
-        shown["part"] = True
-    else:
-        shown |= _now(db)
-        shown["figures"] = figures(db, db.now(), days if days in PERIODS else 1)
-    if request.endpoint == "dashboard.index":
-        shown["choices"] = listing.choices(db)
-    return shown
-
-
-def _now(store: Database) -> dict[str, Any]:
-    """What is on, what needs attention, and what a receiver without updates has to say."""
-    config, now = current_app.config, store.now()
-    backlog = jobs.backlog(store)
-    return _overview(store) | {
-        "undone": [each for each in backlog if each.failed or (each.oldest or now) < now - PENDING_TOO_LONG],
-        "refusals": refusals.since(store, first_hour(now)),
-        "reasons": refusals.REASONS,
-        "spooled": (spool.waiting(store), store.failure),
-        "dangers": dangers(config),
-        "warnings": warnings(config),
-        "url": public_url() + WEBHOOK_PATH,
-        "signed": bool(config["WEBHOOK_SECRET"]),
-    }

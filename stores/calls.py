@@ -121,6 +121,10 @@ def tallies(db: Database, since: float, until: float = inf) -> list[tuple[str | 
     ]
 
 
+def count(db: Database) -> int:
+    return int(db.query("SELECT count(*) FROM calls")[0][0])
+
+
 def note_checked(db: Database, call_id: str, *, unknown: bool) -> None:
     """Note on the call that the provider was asked about it now, and whether it knew it."""
     values = {"now": db.now(), "unknown": int(unknown), "id": call_id}

@@ -14,7 +14,7 @@ CREATE TABLE updates (
   last_received_at DOUBLE PRECISION NOT NULL,
   UNIQUE (call_id, status)
 );
-CREATE INDEX updates_received ON updates (received_at);
+CREATE INDEX updates_received ON updates (received_at, handlers); -- the second to count deliveries without the rows
 
 -- One handler's work on one update. A job that is done by the request that brought the update is removed.
 CREATE TABLE jobs (

@@ -103,6 +103,11 @@ def count(db: Database) -> int:
     return int(rows[0][0])
 
 
+def last_id(db: Database) -> int:
+    """The id of the update that was kept last, 0 where none is."""
+    return int(db.query("SELECT coalesce(max(id), 0) FROM updates")[0][0])
+
+
 def latest(db: Database) -> float | None:
     """When the update that was received last was."""
     rows = db.query("SELECT max(received_at) FROM updates")

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from schemas.times import isoformat
-from stores import refusals
+from stores import refusals, updates
 from stores.records import Job, RefusalCount
 from stores.sqlite import SQLite
 from tests.conftest import PASSWORD, Receiver, keep_update, settle_jobs, update
@@ -20,21 +20,23 @@ CHROMIUM = shutil.which("chromium")
 CREDENTIALS = {"username": "", "password": PASSWORD, "send": "always"}
 CALLS = (9, 7, 5, 3, 2, 1, 1, 0, 0, 1, 2, 5, 12, 24, 31, 29, 26, 19, 27, 30, 28, 25, 18, 11)  # in each of 24 hours
 LINES = (("+31850835037", "Front desk"), ("+31850835040", "Support"), ("+31201234567", "Amsterdam clinic"))
+HANDLERS = ("log_event", "update_crm")
 ERRORS = ("STT connection failed", "LLM timed out after 30 s", "SIP 486 Busy here")
 
 
 def fill(path, active, now):
-    """Keep a day of calls in a new file, after which `active` are on; where some are, something needs attention."""
+    """Keep a day of calls in a new file, done at once, after which `active` are on; where some are, something needs
+    attention."""
     chance = random.Random(5)
     starts = [
         now - 3600 * (24 - hour) + chance.uniform(0, 3000) for hour, calls in enumerate(CALLS) for _ in range(calls)
     ]
-    updates = [each for start in starts for each in made_up(chance, start, chance.lognormvariate(4.6, 0.6))]
-    updates += [each for _ in range(active) for each in made_up(chance, now - chance.uniform(4, 600), None)]
+    made_up_updates = [each for start in starts for each in made_up(chance, start, chance.lognormvariate(4.6, 0.6))]
+    made_up_updates += [each for _ in range(active) for each in made_up(chance, now - chance.uniform(4, 600), None)]
     with closing(SQLite(str(path), clock=lambda: now)) as store:
-        for each in updates[:-1]:
-            keep_update(store, each, ())
-        last = keep_update(store, updates[-1], ["update_crm"] if active else (), now)
+        for each in made_up_updates[:-1]:
+            updates.keep(store, each, (), HANDLERS)
+        last = keep_update(store, made_up_updates[-1], ["update_crm"] if active else (), now)
         if active:
             error = "answered 404: no such contact"
             settle_jobs(store, (last, now, [Job("update_crm", "failed", None, 1, now, error, now)]))
@@ -75,7 +77,7 @@ def main(picture):
         path = Path(folder)
         fill(path / "calls.db", 5, time.time())
         command = ("gunicorn", "--bind", "127.0.0.1:PORT", "app:app")
-        receiver = Receiver(*command, path=path, WEBHOOK_SECRET="a secret")
+        receiver = Receiver(*command, path=path, WEBHOOK_SECRET="a secret", CRM_WEBHOOK_URL="http://127.0.0.1:1")
         with chromium() as browser:
             viewport = {"width": 1280, "height": 960}
             page = browser.new_page(viewport=viewport, http_credentials=CREDENTIALS, locale="en-GB")

@@ -1,13 +1,16 @@
 import base64
 import json
+import re
 from html.parser import HTMLParser
 from unittest.mock import Mock
 from urllib.parse import urljoin
 
 import pytest
 
-import dashboard
-from stores import StoreError, get_store, jobs, refusals
+from dashboard import listing
+from dashboard.presenters import is_public
+from stores import StoreError, calls, deliveries, get_store, jobs, refusals, updates
+from stores.deliveries import Deliveries
 from stores.records import Job, RefusalCount
 from tests.conftest import NOW, SECRET, URL, catch_up, keep_update, message, settle_jobs, signed, update
 from work.lanes import get_lane
@@ -247,20 +250,25 @@ def test_the_page_shows_active_and_recent_calls_and_figures(client):
     shown = page(client).text
     assert "Active calls 1 Customer" in shown
     assert "+31612345678 HMS Sovereign Demo +31850835037 inbound" in shown
-    assert "Calls 2 Errors 1 Error rate 50.0 % Mean duration 1:05" in shown
+    assert "Calls 2 Errors 1 Error rate 50.0 % Mean duration 1 min 5 s" in shown
     assert "08:00 UTC: 2 calls, 1 error" in shown
     assert "ended with error SIP 486" in shown
+    assert "Deliveries of the last 24 hours All delivered Handler At once Later than 5 s Failed Longest delay" in shown
 
 
-def test_no_list_grows_without_end_and_all_are_counted(client, clock, monkeypatch):
-    monkeypatch.setattr(dashboard, "MAX_LISTED", {"active": 1, "stale": 1})
-    for call_id in ("old", "older", "on", "also on"):
-        client.post(URL, json=message(call_id=call_id))
-        clock.now += 12 * 3600 - 1 if call_id == "older" else 1
+def test_five_active_and_five_stale_calls_are_shown_and_lead_to_all(client, clock):
+    for number in range(13):
+        client.post(URL, json=message(call_id=f"{number:02}"))
+        clock.now += 12 * 3600 + 60 if number == 5 else 1
+    shown = page(client)
+    assert "Active calls 7" in shown.text and "Stale calls 6" in shown.text
+    for part, total in (("active", 7), ("stale", 6)):
+        assert len([link for link in shown.links if link.startswith(f"{part.capitalize()}-")]) == 5
+        assert f" All {total} " in shown.text
+        assert len(page(client, shown.links[f"all-{part}"]).recent) == total
     answer = client.get("/calls.json").json
-    assert answer["counts"] == {"active": 2, "stale": 2}
-    assert [len(answer[name]) for name in ("active", "stale", "recent")] == [1, 1, 4]
-    assert page(client).text.count("The newest 1 are listed.") == 2
+    assert answer["counts"] == {"active": 7, "stale": 6}
+    assert [len(answer[name]) for name in ("active", "stale", "recent")] == [7, 6, 13]
 
 
 @pytest.mark.parametrize("call_id", [".", "..", "../export", "a/../../export", "/", "//example.com", "a b?c&d=e#f%2e+"])
@@ -323,6 +331,17 @@ def test_the_fragment_is_304_until_something_changes(client):
     assert "<html" not in changed.text
 
 
+def test_nothing_is_looked_up_for_who_has_it_until_an_update_comes_or_for_ten_seconds(client, clock, monkeypatch):
+    looked = []
+    monkeypatch.setattr(listing, "page", lambda db, page=listing.page: (looked.append(db), page(db))[1])
+    known = {"If-None-Match": client.get("/live").headers["ETag"]}
+    assert client.get("/live", headers=known).status_code == 304
+    assert len(looked) == 1
+    clock.now += 10
+    assert client.get("/live", headers=known).status_code == 200
+    assert len(looked) == 2
+
+
 @pytest.mark.parametrize("search", [" a b ", "+31 6 1111 1111"])
 def test_a_call_is_found_by_number_or_id(client, search):
     client.post(URL, json=message(call_id="a b", customer={"number": "+31611111111"}))
@@ -335,24 +354,116 @@ def test_a_call_is_found_by_number_or_id(client, search):
     assert live == "/live?search=%2B31600000000"
 
 
-def test_a_timeline_tells_what_each_handler_has_done(app, client):
-    record(app, "call-1", failed(9))
-    with app.app_context():
-        keep_update(get_store(), update("ended"), ["update_crm", "gone"])
-    text = page(client, "/calls/call-1").text
-    assert "in progress received" in text
-    assert "log_event done 2027-01-15T08:28:30.000Z 1" in text
-    assert "update_crm failed 2027-01-15T08:30:00.000Z 9 answered 404 Run again" in text
-    assert "update_crm pending next try 2027-01-15T08:30:00.000Z 0 Run again" in text
-    assert "gone pending" in text
-    assert '"number": "+31612345678"' in text
-    assert "alert_on_error" not in text  # its setting is unset
+class TestTimeline:
+    """The page of a call, with a CRM and Slack."""
+
+    @pytest.fixture
+    def settings(self, settings):
+        return settings | {"CRM_WEBHOOK_URL": "http://crm.test", "SLACK_WEBHOOK_URL": "http://slack.test"}
+
+    def text(self, client):
+        return page(client, "/calls/call-1").text
+
+    def keep(self, app, handlers, *jobs, **fields):
+        """Keep an update that was given to `handlers`, with `jobs`. Gives its id."""
+        return updates.keep(app.extensions["store"], update(**{"received_at": NOW - 90} | fields), jobs, handlers)
+
+    def attempt(self, app, update_id, at, error, seconds=2.04):
+        sql = "INSERT INTO attempts VALUES (:id, 'update_crm', :at, :seconds, :error)"
+        app.extensions["store"].execute(sql, {"id": update_id, "at": at, "seconds": seconds, "error": error})
+
+    def test_it_tells_what_each_handler_did_or_had_no_part_in(self, app, client):
+        self.keep(app, ["log_event", "gone"])
+        text = self.text(client)
+        assert "in progress received 2027-01-15 08:28:30 Handler" in text
+        assert "log_event done at once gone done at once alert_on_error nothing to do update_crm was off" in text
+        assert "track_call" not in text  # its setting is unset
+        assert '"number": "+31612345678"' in text
+
+    def test_what_an_import_does_not_say_is_not_known(self, app, client):
+        self.keep(app, None)
+        text = self.text(client)
+        assert "log_event not known, as it was imported alert_on_error nothing to do update_crm not known" in text
+        assert "done" not in text
+
+    @pytest.mark.parametrize(
+        ("job", "state"),
+        [
+            (pending(), "pending, next try 2027-01-15 08:30:30, after 1 attempt answered 500 Run again"),
+            (Job("update_crm", "leased", NOW + 9), "pending, in hand Run again"),
+            (failed(9), "failed at 2027-01-15 08:30:00, after 9 attempts answered 404 Run again"),
+            (Job("update_crm", "done", None, 0, done_at=NOW), "done at 2027-01-15 08:30:00 log_event was off"),
+            (
+                Job("update_crm", "done", None, 11, done_at=NOW),
+                "done at 2027-01-15 08:30:00, 11th attempt log_event was off",
+            ),
+            (Job("gone", "pending", NOW), "gone pending, as it is off here log_event was off"),
+        ],
+    )
+    def test_it_tells_how_a_job_is(self, app, client, job, state):
+        self.keep(app, ["update_crm"], job)
+        assert state in self.text(client)
+
+    def test_it_has_every_attempt_in_the_order_of_time(self, app, client):
+        first = self.keep(app, ["update_crm"], Job("update_crm", "done", None, 3, NOW, "answered 502", NOW + 90))
+        self.attempt(app, first, NOW, "answered 500: out of order")
+        self.attempt(app, first, NOW + 40, "no answer in 30 s", 30)
+        self.keep(app, ["update_crm"], status="ended", received_at=NOW + 20)
+        events = self.text(client).split("What happened ")[1]
+        positions = [
+            events.index(event)
+            for event in (
+                "in progress received 2027-01-15 08:28:30",
+                "update_crm done at 2027-01-15 08:31:30, third attempt",
+                "update_crm failed to deliver in progress at 2027-01-15 08:30:00, first attempt, after 2.0 s:"
+                " answered 500: out of order",
+                "ended received 2027-01-15 08:30:20",
+                "update_crm failed to deliver in progress at 2027-01-15 08:30:40, second attempt, after 30.0 s: no",
+                "update_crm delivered in progress at 2027-01-15 08:31:30, third attempt",
+            )
+        ]
+        assert positions == sorted(positions)
+
+    def test_run_again_does_not_rewrite_what_was(self, app, client):
+        first = self.keep(app, ["update_crm"], failed(1, "answered 410"))
+        self.attempt(app, first, NOW, "answered 410")
+        client.post("/run-again", data={"handler": "update_crm", "call_id": "call-1"}, headers=SAME_ORIGIN)
+        text = self.text(client)
+        assert "pending, next try 2027-01-15 08:30:00, after 1 attempt" in text
+        assert "update_crm failed to deliver in progress at 2027-01-15 08:30:00, first attempt" in text
+        db = app.extensions["store"]
+        db.execute("UPDATE jobs SET state = 'done', attempts = 1, due_at = NULL, done_at = :at", {"at": NOW + 5})
+        assert "update_crm done at 2027-01-15 08:30:05, second attempt" in self.text(client)
+
+    def test_repeats_and_what_was_left_out_are_told(self, app, client):
+        self.keep(app, [])
+        db = app.extensions["store"]
+        db.execute(
+            "UPDATE updates SET times = 3, last_received_at = :at,"
+            ' message = replace(message, \'"type": "status\', \'"assistant": {"metadata_left_out":'
+            ' "over 64 KiB"}, "type": "status\')',
+            {"at": NOW},
+        )
+        text = self.text(client)
+        assert "received 2027-01-15 08:28:30, 3 times, last 2027-01-15 08:30:00" in text
+        assert "Its metadata was left out: over 64 KiB" in text
+
+    def test_an_error_is_shown_whole(self, app, client):
+        self.keep(app, [], status="ended-with-error", error="x" * 2999 + "!")
+        assert f"Error {'x' * 2999}!" in self.text(client)
+        assert f"{'x' * 119}… " in page(client).text
+
+    def test_it_is_304_until_something_changes(self, app, client):
+        self.keep(app, [])
+        known = {"If-None-Match": client.get("/calls?id=call-1").headers["ETag"]}
+        assert client.get("/calls?id=call-1", headers=known).status_code == 304
+        self.keep(app, [], status="ended")
+        assert client.get("/calls?id=call-1", headers=known).status_code == 200
 
 
-def test_what_was_done_after_a_retry_says_when_and_is_not_pending(app, client):
+def test_what_was_done_after_a_retry_is_not_pending(app, client):
     record(app, "call-1", Job("update_crm", "done", None, 3, NOW, "answered 502", NOW + 90))
     text = page(client, "/calls/call-1").text
-    assert "update_crm done 2027-01-15T08:31:30.000Z 3 before that answered 502" in text
     assert "pending" not in text and "Run again" not in text.split("update_crm", 1)[1]
     assert "Needs attention" not in page(client).text
     health = client.get("/healthz").json
@@ -365,6 +476,16 @@ def test_a_call_that_is_not_kept_is_404(client):
     assert "No call with this id is kept" in answer.text
 
 
+def test_a_page_that_is_not_there_looks_like_the_others_and_leads_home(client):
+    answer = client.get("/nowhere", headers=BROWSER)
+    assert answer.status_code == 404
+    assert answer.headers["Content-Security-Policy"].startswith("default-src 'self'; ")
+    shown = Page(answer.text)
+    assert "There is no such page." in shown.text
+    assert "/" in shown.links.values() and shown.all("input")[0]["name"] == "search"
+    assert client.get("/nowhere").mimetype == client.post("/nowhere", headers=BROWSER).mimetype == "application/json"
+
+
 class TestRunAgain:
     @pytest.fixture
     def settings(self, settings, service):
@@ -373,6 +494,9 @@ class TestRunAgain:
     @pytest.fixture(autouse=True)
     def failed(self, app):
         record(app, "a", failed(9))
+
+    def test_it_is_offered_where_failed_work_is_told(self, client):
+        assert "Last error: answered 404. Put right what is wrong, then run it again. Run again" in page(client).text
 
     @pytest.mark.parametrize("headers", [SAME_ORIGIN, {"Origin": "http://localhost"}, {"Origin": "https://localhost"}])
     @pytest.mark.parametrize(("form", "location"), [({"call_id": "a"}, "/calls?id=a"), ({}, "/")])
@@ -385,7 +509,7 @@ class TestRunAgain:
             assert get_lane("update_crm").work.is_set()
             catch_up(app)
         assert [body["call_id"] for body in service.bodies] == ["a"]
-        assert "failed" not in page(client, "/calls/a").text
+        assert "done at 2027-01-15 08:30:00" in page(client, "/calls/a").text
 
     def test_of_a_backlog_only_the_call_that_was_asked_for_is_run_again(self, app, client, service):
         for name in "bcd":
@@ -435,8 +559,11 @@ def test_the_download_is_the_export_and_is_streamed(app, client, runner):
 def test_a_new_receiver_says_how_to_send_the_first_update(client):
     text = page(client).text
     assert "No updates yet" in text
-    assert "http://localhost/webhooks/status-update" in text
+    assert "The provider cannot reach this address: deploy the receiver, or open a tunnel" in text
+    assert "http://localhost" not in text
     assert "WEBHOOK_SECRET is not set." in text
+    assert "make simulate The first call" in text
+    assert "make simulate PORT=5000" in page(client, base_url="http://127.0.0.1:5000").text
     assert "Active calls" not in text and "Last 24 hours" not in text
     client.post(URL, json=message())
     assert "No updates yet" not in page(client).text
@@ -446,8 +573,27 @@ def test_behind_a_proxy_it_tells_the_https_url(app):
     app.config.update(DASHBOARD_PASSWORD="x", WEBHOOK_SECRET=(SECRET,))
     headers = BROWSER | {"X-Forwarded-Proto": "https", "Host": "calls.example"}
     text = Page(app.test_client().get("/", headers=headers, auth=("", "x")).text).text
-    assert "https://calls.example/webhooks/status-update" in text
+    assert "webhook_url to https://calls.example/webhooks/status-update" in text
     assert "WEBHOOK_SECRET is set" in text
+    assert ".venv/bin/flask simulate --url https://calls.example" in text
+
+
+@pytest.mark.parametrize(
+    ("host", "public"),
+    [
+        ("calls.example", True),
+        ("93.184.215.14:8000", True),
+        ("[2a00:1450::1]", True),
+        ("localhost:8000", False),
+        ("127.0.0.2", False),
+        ("192.168.1.5", False),
+        ("[fd00::1]", False),
+        ("raspberry:8000", False),
+        ("raspberry.local", False),
+    ],
+)
+def test_a_provider_reaches_no_address_of_this_machine_or_network(host, public):
+    assert is_public(f"http://{host}/x") == public
 
 
 class TestAttention:
@@ -471,9 +617,8 @@ class TestAttention:
         record(app, "a", pending(NOW + 9), received_at=NOW - 60)
         assert self.attention(client) == ""
         clock.now += 1
-        assert (
-            "update_crm: 1 update pending since 2027-01-15T08:29:00.000Z. Last error: answered 500."
-            in self.attention(client)
+        assert "update_crm: 1 update pending since 2027-01-15 08:29. Last error: answered 500." in self.attention(
+            client
         )
 
     def test_failed_work_is_told(self, app, client):
@@ -481,7 +626,7 @@ class TestAttention:
         record(app, "b", pending(NOW + 9, None))
         text = self.attention(client)
         assert "update_crm: 1 update failed, 1 update pending since" in text
-        assert "Last error: answered 404. Put right what is wrong" in text
+        assert "Last error: answered 404. Put right what is wrong, then run it again." in text
 
     def test_refusals_of_the_last_24_hours_are_told(self, app, client):
         with app.app_context():
@@ -489,14 +634,117 @@ class TestAttention:
                 get_store(), [RefusalCount("stale", 1, NOW - 24 * 3600), RefusalCount("wrong signature", 12, NOW - 60)]
             )
         text = self.attention(client)
-        assert "401 wrong signature, 12 times, last 2027-01-15T08:29:00.000Z. WEBHOOK_SECRET must be" in text
+        assert "401 wrong signature, 12 times, last 2027-01-15 08:29. WEBHOOK_SECRET must be" in text
         assert "stale" not in text
+
+    def test_a_silence_is_told(self, app, client, clock):
+        app.config["ALERT_SILENCE"] = 8
+        record(app, received_at=NOW - 90)
+        assert "No update has come" not in self.attention(client)
+        clock.now += 8 * 3600
+        assert "No update has come for 8 h 1 min." in self.attention(client)
 
     def test_unsigned_updates_and_a_throw_away_disk_are_told(self, app, client):
         record(app)
         app.config.update(ALLOW_UNSIGNED=True, WEBHOOK_SECRET=(), EPHEMERAL_DISK=True)
         assert "Anyone can post updates" in self.attention(client)
         assert "disk does not survive a restart" in self.attention(client)
+
+
+def test_what_became_of_updates_is_counted_by_handler(store):
+    assert deliveries.since(store, 0) == {} and updates.last_id(store) == 0
+    done = [Job("update_crm", "done", None, 2, done_at=NOW + seconds) for seconds in (5, 6, 7)]
+    its_jobs = [[], [], *([job] for job in done), [failed()], [pending()]]
+    for number, job in enumerate(its_jobs):
+        updates.keep(store, update(call_id=f"{number}"), job, ["update_crm"])
+    updates.keep(store, update(call_id="imported"), [failed()], None)
+    updates.keep(store, update(call_id="before", received_at=NOW - 1), [], ["update_crm"])
+    updates.keep(store, update(call_id="other"), [], ["log_event", "x"])
+    idle = Deliveries(1, 0, 0, None)
+    assert deliveries.since(store, NOW) == {"update_crm": (3, 2, 1, 7), "log_event": idle, "x": idle}
+    assert (calls.count(store), updates.last_id(store)) == (10, 10)
+
+
+class TestDeliveries:
+    @pytest.fixture
+    def settings(self, settings):
+        return settings | {"CRM_WEBHOOK_URL": "http://crm.test"}
+
+    def shown(self, client):
+        return page(client).text.split("Longest delay ")[1].split(" Last 24 hours")[0]
+
+    def test_those_at_once_later_and_failed_are_told_apart(self, app, client, clock):
+        record(app, "quick", Job("update_crm", "done", None, 1, done_at=NOW - 86))
+        record(app, "later", Job("update_crm", "done", None, 2, done_at=NOW + 17))
+        record(app, "failed", failed())
+        record(app, "pending", pending())
+        record(app, "yesterday", failed(), received_at=NOW - 25 * 3600)
+        assert self.shown(client) == "log_event 4 0 0 – update_crm 1 1 1 1 min 47 s"
+        assert "Not all delivered" in page(client).text
+
+    def test_they_are_counted_once_a_minute(self, app, client, clock):
+        record(app, "a")
+        assert self.shown(client).startswith("log_event 1 ")
+        record(app, "b")
+        clock.now += 29
+        assert self.shown(client).startswith("log_event 1 ")
+        clock.now += 31
+        assert self.shown(client).startswith("log_event 2 ")
+
+    def test_what_has_waited_for_five_seconds_is_not_delivered(self, app, client, clock):
+        record(app, "a", pending(), received_at=NOW)
+        assert " All delivered" in page(client).text
+        clock.now += 5.1
+        assert "Not all delivered" in page(client).text
+
+
+class TestMetrics:
+    @pytest.fixture
+    def settings(self, settings):
+        return settings | {"DASHBOARD_PASSWORD": "x", "CRM_WEBHOOK_URL": "http://crm.test"}
+
+    def lines(self, client):
+        answer = client.get("/metrics", auth=("", "x"))
+        assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        return answer.text.splitlines()
+
+    def test_they_are_behind_the_password(self, client):
+        assert client.get("/metrics").status_code == 401
+
+    def test_every_gauge_has_a_type_and_a_value(self, app, client, clock):
+        record(app, "a", pending(), received_at=NOW - 90.5)
+        record(app, "b", failed(), received_at=NOW - 100)
+        with app.app_context():
+            keep_update(get_store(), update("ended", "b", NOW - 9), [])
+            refusals.add(get_store(), [RefusalCount("unsigned", 3, NOW), RefusalCount("stale", 9, NOW - 7200)])
+        lines = self.lines(client)
+        assert {
+            "receiver_calls_active 1",
+            "receiver_calls_kept 2",
+            "receiver_updates_kept 3",
+            "receiver_updates_spooled 0",
+            "receiver_seconds_since_update 9.0",
+            'receiver_jobs_pending{handler="update_crm"} 1',
+            'receiver_jobs_pending{handler="log_event"} 0',
+            'receiver_jobs_failed{handler="update_crm"} 1',
+            'receiver_oldest_pending_seconds{handler="update_crm"} 90.5',
+            'receiver_oldest_pending_seconds{handler="log_event"} 0',
+            'receiver_refusals_last_hour{reason="unsigned"} 3',
+            'receiver_refusals_last_hour{reason="stale"} 0',
+            "# TYPE receiver_calls_active gauge",
+        } <= set(lines)
+        names = [line.split()[2] for line in lines if line.startswith("# TYPE ")]
+        assert names == list(dict.fromkeys(re.split("[ {]", line)[0] for line in lines if line[0] != "#"))
+
+    def test_without_updates_nothing_says_when_the_last_one_came(self, client):
+        lines = self.lines(client)
+        assert "receiver_calls_kept 0" in lines
+        assert not [line for line in lines if "seconds_since" in line]
+
+    def test_a_label_ends_where_it_should(self, app, client):
+        with app.app_context():
+            keep_update(get_store(), update(), ['a"b\\c\nd'])
+        assert 'receiver_jobs_pending{handler="a\\"b\\\\c\\nd"} 1' in self.lines(client)
 
 
 @pytest.mark.parametrize("timestamp", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"])

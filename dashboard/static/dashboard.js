@@ -3,8 +3,9 @@
 
 const EVERY = 2000, LONGEST = 30000; // milliseconds
 const state = document.getElementById("state");
-const shown = new Map(); // by id, each part of the page as the server sent it
-let wait = EVERY, ahead = 0, tag = "", timer, answered = new Date();
+const news = document.getElementById("news"), search = document.getElementById("search");
+const shown = new Map(), waiting = new Map(); // by id, each part of the page as the server sent it; those not shown yet
+let wait = EVERY, ahead = 0, tag = "", timer, answered = new Date(), touched = false;
 
 const KEY = "notify", told = new Set(); // ids of what was worth a notification
 
@@ -24,29 +25,49 @@ function localize(root) {
 function tick() {
   for (const each of document.querySelectorAll("[data-since]")) {
     const seconds = Math.max(0, Math.floor((Date.now() + ahead - Date.parse(each.dataset.since)) / 1000));
-    const [h, m, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, String(seconds % 60).padStart(2, "0")];
-    each.textContent = h ? `${h}:${String(m).padStart(2, "0")}:${s}` : `${m}:${s}`;
+    const [h, m, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
+    each.textContent = h ? `${h} h ${m} min` : m ? `${m} min ${s} s` : `${s} s`;
   }
 }
 
 function show(html) {
-  const focused = document.activeElement.id;
   for (const part of new DOMParser().parseFromString(html, "text/html").querySelectorAll(".part")) {
-    if (shown.get(part.id) === part.outerHTML) continue;
-    shown.set(part.id, part.outerHTML);
+    if (shown.get(part.id) === part.outerHTML) waiting.delete(part.id);
+    else waiting.set(part.id, part);
+  }
+  showWaiting(false);
+}
+
+// Nothing is taken from under a finger, a mouse, or a text that is being selected.
+function isHeld(part) {
+  const selection = getSelection();
+  const selected = selection.type === "Range" && selection.containsNode(part, true);
+  return !document.hidden && (selected || touched || (matchMedia("(hover: hover)").matches && part.matches(".waits:hover")));
+}
+
+function showWaiting(all) {
+  const focused = document.activeElement.id;
+  for (const [id, part] of waiting) {
+    const old = document.getElementById(id);
+    if (!all && isHeld(old)) continue;
+    waiting.delete(id);
+    shown.set(id, part.outerHTML);
     localize(part);
-    const old = document.getElementById(part.id), top = old.querySelector(".scroll")?.scrollTop ?? 0;
-    part.querySelector("details")?.toggleAttribute("open", Boolean(old.querySelector("details")?.open));
+    for (const summary of part.querySelectorAll("summary"))
+      summary.parentElement.open = document.getElementById(summary.id)?.parentElement.open ?? false;
     old.replaceWith(part);
-    part.querySelector(".scroll")?.scrollTo(0, top);
   }
   if (document.activeElement.id !== focused) document.getElementById(focused)?.focus({ preventScroll: true });
+  const links = waiting.get("recent")?.querySelectorAll(".who a") ?? [];
+  const calls = [...links].filter((link) => !document.getElementById(link.id)).length;
+  news.hidden = !waiting.size;
+  news.textContent = calls ? `${calls} new call${calls > 1 ? "s" : ""}` : "Show what is new";
   tick();
 }
 
 function say(text) {
   if (state.textContent !== text) state.textContent = text; // each change is read out
-  document.body.classList.toggle("behind", text !== "Live");
+  document.body.className = text === "Live" ? "live" : "behind";
 }
 
 async function poll() {
@@ -78,7 +99,7 @@ function zone() {
     const day = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
     input.value = `${day}T${two(at.getHours())}:${two(at.getMinutes())}`;
   }
-  document.querySelector("form[role=search]")?.addEventListener("formdata", ({ formData }) => {
+  document.querySelector("[data-time]")?.form.addEventListener("formdata", ({ formData }) => {
     for (const [key, value] of [...formData]) {
       if (!value) formData.delete(key);
       else if (key === "since" || key === "until") formData.set(key, new Date(value).toISOString().replace(":00.000", ""));
@@ -110,14 +131,23 @@ function offer(button) {
   label();
 }
 
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
+  event.preventDefault();
+  search.focus();
+  search.select();
+});
 for (const part of document.querySelectorAll(".part")) shown.set(part.id, part.outerHTML);
 localize(document);
 zone();
 tick();
-setInterval(tick, 1000);
 if (state) {
-  notify(true);
-  offer(document.getElementById("notify"));
+  for (const type of ["pointerdown", "pointerup", "pointercancel"])
+    document.addEventListener(type, (event) => (touched = type === "pointerdown" && event.pointerType !== "mouse"));
+  setInterval(() => document.body.className === "behind" || showWaiting(false), 1000);
+  news.addEventListener("click", () => showWaiting(true));
+  const button = document.getElementById("notify");
+  if (button) notify(true), offer(button);
   say("Live");
   timer = setTimeout(poll, EVERY);
   document.addEventListener("visibilitychange", poll);
