@@ -27,7 +27,7 @@ test: lint ## Lint, then run every test
 lint: .venv/test ## Check the code's style
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
-#	@.venv/bin/mypy
+	@.venv/bin/mypy
 
 screenshot: .venv/test ## Take the README's picture again (needs chromium)
 	@.venv/bin/python -m tests.screenshot docs/dashboard.png
