@@ -13,7 +13,6 @@ help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: port .venv/installed ## Start the receiver on 127.0.0.1, port 8000 (PORT=...)
-	@.venv/bin/flask check
 	@echo "Takes status updates at http://127.0.0.1:$(PORT)/webhooks/status-update, shows calls at http://127.0.0.1:$(PORT)/"
 	@echo "Next, in another terminal: make simulate$(if $(filter 8000,$(PORT)),, PORT=$(PORT))"
 	@.venv/bin/flask run --port $(PORT)

@@ -1,5 +1,10 @@
-"""The `flask` commands."""
+"""The `flask` commands, and how `flask run` serves."""
 
+import logging
+import signal
+import sys
+
+import click
 from flask import Flask
 
 from commands.check import check
@@ -8,8 +13,19 @@ from commands.reconcile import reconcile
 from commands.retry import retry
 from commands.simulate import simulate
 from commands.transfer import export, import_
+from config import announce
 
 
 def init_app(app: Flask) -> None:
     for command in (check, simulate, export, import_, retry, reconcile, forget):
         app.cli.add_command(command)
+    context = click.get_current_context(silent=True)
+    if context and context.info_name == "run":
+        _prepare_server(app)
+
+
+def _prepare_server(app: Flask) -> None:
+    """Let `flask run` say what is on and off, log no line of its own for a request, and end in good order when told to."""
+    announce(app.config)
+    logging.getLogger("werkzeug").addFilter(lambda record: " - - [" not in record.getMessage())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())

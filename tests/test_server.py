@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from tests.conftest import ROOT, message, payload
+from tests.conftest import PASSWORD, ROOT, message, payload, query
 
 
 def test_40_copies_at_once_have_their_effects_once_and_the_log_is_json_and_shows_no_number(receiver, service):
@@ -76,3 +77,29 @@ def test_a_receiver_can_listen_at_a_unix_socket(receiver, tmp_path):
         client.connect(str(path))
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert client.makefile().readline() == "HTTP/1.1 200 OK\n"
+
+
+FLASK_RUN = ("flask", "run", "--port", "PORT")
+
+
+@pytest.mark.parametrize("command", [(), FLASK_RUN])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_at_a_clean_end_the_file_alone_has_everything_and_only_its_owner_reads_it(receiver, tmp_path, command, number):
+    server = receiver(*command)
+    assert server.post(message()).text == "OK"
+    server.process.send_signal(number)
+    server.process.wait(30)
+    [file] = tmp_path.glob("calls.db*")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert query(file, "SELECT call_id, handlers FROM updates") == [("call-1", '["log_event"]')]
+    assert query(file, "SELECT count(*) FROM jobs") == [(0,)]
+
+
+def test_flask_run_logs_one_line_for_an_update_and_none_for_its_own_pages(receiver):
+    server = receiver(*FLASK_RUN)
+    before = len(server.lines())
+    server.post(message())
+    for path in ("/healthz", "/live", "/static/dashboard.js"):
+        requests.get(server.url + path, auth=("", PASSWORD), timeout=10)
+    assert [line["event"] for line in server.lines()[before:] if line["event"] != "pruned"] == ["update"]
+    assert [line["event"] for line in server.lines()].count("starting") == 1

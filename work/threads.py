@@ -9,7 +9,6 @@ from functools import partial
 
 from flask import Flask
 
-from config import announce
 from stores import StoreError, get_refusals, get_store, jobs, spool
 from work import settling
 from work.lanes import get_lanes
@@ -28,7 +27,6 @@ def init_app(app: Flask) -> None:
         """Start the threads on the first request: commands also build the app and must not start them. gunicorn.conf.py
         starts and stops them itself."""
         if not app.testing and "threads" not in app.extensions:
-            announce(app.config)
             atexit.register(start_retrying(app))
 
 
