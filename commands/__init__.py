@@ -25,7 +25,7 @@ def init_app(app: Flask) -> None:
 
 
 def _prepare_server(app: Flask) -> None:
-    """Let `flask run` say what is on and off, log no line of its own for a request, and end in good order when told to."""
+    """Let `flask run` say what is on and off, log no request by itself, and end in good order when it is told to."""
     announce(app.config)
     logging.getLogger("werkzeug").addFilter(lambda record: " - - [" not in record.getMessage())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())

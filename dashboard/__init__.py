@@ -99,7 +99,7 @@ def calls_json() -> Response:
     calls_page = listing.page(db)
     overview = page.overview(db, page.MAX_LISTED) | {"recent": calls_page.calls}
     overview |= {name: [call_state(call) for call in overview[name]] for name in ("active", "stale", "recent")}
-    query: dict[str, Any] = listing.asked() | {"before": listing.before(calls_page)}
+    query: dict[str, Any] = listing.query() | {"before": listing.before(calls_page)}
     older = calls_page.older and url_for(".calls_json", **query)
     return jsonify(overview | {"next": older, "last_24_hours": figures(db, db.now())})
 

@@ -26,14 +26,14 @@ _FORMULA = re.compile(r"(\A|[;\t\r\n])([\s\"]*[=+\-@＝＋－＠])")
 _NUMBER = re.compile(r"[0-9.,]+(?:[eE][0-9]+)?")
 
 
-def asked() -> dict[str, str]:
+def query() -> dict[str, str]:
     """The filters in the URL that say something, as they stand there."""
     return {name: text for name in NAMES if (text := request.args.get(name, "").strip())}
 
 
 def filters() -> Filters:
     """The filters that the URL asks for. Ends the request with 400 where one is no time."""
-    values: dict[str, Any] = asked()
+    values: dict[str, Any] = query()
     values |= {name: _seconds(values[name]) for name in ("since", "until") if name in values}
     return Filters(**values)
 

@@ -34,12 +34,12 @@ def contents() -> dict[str, Any]:
 
     `trail`: where the page of the list begins, and before it those that led there.
     """
-    db, asked, trail = get_store(), listing.asked(), request.args.getlist("before")
+    db, query, trail = get_store(), listing.query(), request.args.getlist("before")
     days = request.args.get("days", type=int)
     days = days if days in PERIODS else 1
-    page, is_part = listing.page(db), bool(trail or asked)
+    page, is_part = listing.page(db), bool(trail or query)
     older = listing.before(page)
-    parts = {"page": page, "asked": asked, "wanted": listing.filters(), "part": is_part, "stale_at": stale_at(db)}
+    parts = {"page": page, "query": query, "wanted": listing.filters(), "part": is_part, "stale_at": stale_at(db)}
     parts |= {"trail": trail, "older": [older, *trail][:MAX_TRAIL] if older else None}
     if not is_part:
         parts |= _now(db) | {"deliveries": delivered(db, days), "figures": figures(db, db.now(), days)}

@@ -31,8 +31,8 @@ Attempt = tuple[str, float, float, str]  # of jobs.failed_attempts: the handler,
 
 def call_state(call: Call) -> dict[str, Any]:
     """One call in `/calls.json`, or a line of a file: SHOWN, times in ISO 8601."""
-    found = {name: getattr(call, name) for name in SHOWN}
-    return {name: iso(value) if name.endswith("_at") else value for name, value in found.items()}
+    values = {name: getattr(call, name) for name in SHOWN}
+    return {name: iso(value) if name.endswith("_at") else value for name, value in values.items()}
 
 
 def timeline(updates: Sequence[StoredUpdate], failures: Mapping[int, Sequence[Attempt]]) -> list[Event]:

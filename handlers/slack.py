@@ -78,11 +78,11 @@ def _time(moment: datetime, slack: bool) -> str:
 
 def _cut(text: str, length: int) -> str:
     """`text` made plain, and so much of it that this has at most `length` characters."""
-    shown = plain(text)
-    while len(shown) > length:
-        text = text[: len(text) - max((len(shown) - length) // 8, 1)]
-        shown = plain(text) + "…"
-    return shown
+    message = plain(text)
+    while len(message) > length:
+        text = text[: len(text) - max((len(message) - length) // 8, 1)]
+        message = plain(text) + "…"
+    return message
 
 
 def _is_slack() -> bool:

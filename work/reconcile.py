@@ -27,7 +27,7 @@ NOT_TOLD = "not told by the provider's API"
 def reconcile() -> Iterator[tuple[Call, str]]:
     """Check long-running calls with the provider, first those not checked for longest.
 
-    One that is over gets its final update. Yields each call with what was found and done.
+    One that is over gets its final update. Yields each call with what became of it.
     """
     store, config = get_store(), current_app.config
     before = store.now() - config["CHECK_AFTER"]
@@ -35,18 +35,18 @@ def reconcile() -> Iterator[tuple[Call, str]]:
     for call in sorted(old, key=lambda call: call.checked_at or 0)[:CHECKED_AT_ONCE]:
         unknown = False
         try:
-            found = settle_call(call, fetch_call(call))
+            result = settle_call(call, fetch_call(call))
         except (NotFound, GiveUp):
-            found, unknown = "unknown to the provider", True
+            result, unknown = "unknown to the provider", True
         except Retry as error:
             if isinstance(error, Unavailable) and error.after:
                 locks.renew(store, "reconcile", config["CHECK_EVERY"] + error.after)
             yield call, f"{NOT_TOLD}: {error}"
             return
         except (ValueError, AttributeError, ValidationError) as error:
-            found = f"{NOT_TOLD}: the answer cannot be read ({error})"
+            result = f"{NOT_TOLD}: the answer cannot be read ({error})"
         calls.note_checked(store, call.id, unknown=unknown)
-        yield call, found
+        yield call, result
 
 
 def fetch_call(call: Call) -> dict[str, Any]:
