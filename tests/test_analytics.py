@@ -27,7 +27,7 @@ def test_the_documented_queries_answer_what_they_say(store):
 
 
 def test_every_column_is_documented(store):
-    for table in ("calls", "updates"):
+    for table in ("calls", "updates", "jobs", "attempts"):
         rows = OPERATIONS.split(f"**`{table}`**")[1].split("\n\n")[1].splitlines()[2:]
         named = [name for row in rows for name in re.findall("`([a-z_]+)`", row.split("|")[1])]
         assert store.query(f"SELECT {', '.join(named)} FROM {table}") == []

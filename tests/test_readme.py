@@ -10,7 +10,8 @@ import sys
 import pytest
 
 import handlers
-from tests.conftest import ROOT, free_port, update
+from intake.signature import sign
+from tests.conftest import ROOT, SECRET, free_port, update
 from work import lanes
 from work.dispatch import dispatch
 
@@ -61,13 +62,15 @@ def shell(tmp_path):
 
 
 def test_try_it(shell):
-    serve, lines = blocks("Try it")
+    first, lines = blocks("Try it")
+    clone, serve = first.splitlines()
+    assert clone.startswith("git clone ")
     shell(serve)
     shell(READY)
     printed = shell(lines)
     assert printed.startswith('OK{"counts"')
     assert '"active":[{"id":"5c4d030f-43e3-4e65-899e-8148521e660f"' in printed
-    assert re.search(r"\nOK\d+ answered 200\nslowest \d+ ms\n", printed)
+    assert re.search(r"\nOKOK\d+ answered 200\nslowest \d+ ms\n", printed)
     assert printed.splitlines()[-1].startswith('{"call_id": "5c4d030f')
     for lines in blocks("Analytics", text=OPERATIONS):
         printed = shell(lines)
@@ -84,12 +87,23 @@ def test_when_things_break(shell):
     assert re.search(r'"pending":[1-9]', printed)
 
 
+def test_a_signature_is_made_as_it_says():
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    command = re.search("`(printf .*? openssl .*?)`", README)[1]
+    environment = {"PATH": os.environ["PATH"], "TIMESTAMP": "1700000000", "BODY": '{"a":1}', "SECRET": SECRET}
+    printed = subprocess.check_output(["bash", "-c", command], env=environment, text=True)
+    assert f"sha256={printed.split()[-1]}" == sign(SECRET, 1700000000, b'{"a":1}')
+
+
 def test_the_handler_works_as_it_stands(app, service, monkeypatch):
     [code] = blocks("Add a handler in three steps", "python")
     assert len(code.splitlines()) <= 10
     names = {}
     exec(re.sub("^   ", "", code, flags=re.MULTILINE).replace("http://127.0.0.1:9000", service.url), names)
-    monkeypatch.setattr(handlers, "HANDLERS", (names["tell_web_team"],))
+    handler, wants = names["tell_web_team"], re.search("`tell_web_team: (lambda .*?)`", README)[1]
+    monkeypatch.setattr(handlers, "HANDLERS", (handler,))
+    monkeypatch.setitem(handlers.WANTS, handler, eval(wants))
     lanes.init_app(app)
     with app.app_context():
         for status, kind in (("in-progress", "web_call"), ("ended", "web_call"), ("ended", "inbound_phone_call")):
