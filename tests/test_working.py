@@ -220,6 +220,15 @@ def test_a_handler_that_is_off_keeps_its_work_until_it_is_on(app, client, start)
     assert catch_up(app).done == 5
 
 
+def test_what_a_request_leaves_is_taken_up_without_waiting_for_the_workers_next_look(app, client, service, start):
+    app.config |= {"RETRY_EVERY": 120.0, "REQUEST_PATIENCE": (0.1, 0.1)}
+    service.answers = [lambda request: None]  # which is never answered
+    start()
+    post_calls(client, "a")
+    wait_until(lambda: len(service.requests) == 2)
+    wait_until(lambda: job("a").state == "done")
+
+
 class TestThreads:
     def test_they_are_started_once_a_process(self, start):
         assert start() == start()
