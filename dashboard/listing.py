@@ -15,7 +15,7 @@ from dashboard.figures import remembered
 from dashboard.presenters import SHOWN, call_state
 from schemas.times import parse_time
 from stores import Database, search
-from stores.records import Call
+from stores.records import CallRecord as Call
 from stores.search import Choices, Filters, Page, find
 
 NAMES = [field.name for field in fields(Filters)]

@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from schemas.times import iso
-from stores.records import Call, Job, StoredUpdate
+from stores.records import CallRecord as Call
+from stores.records import Job, StoredUpdate
 from work.lanes import get_lane, get_lanes
 
 # What files, wallboards and spreadsheets get of a call.
