@@ -25,7 +25,7 @@ class _Text(fields.String):
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
         if _is_number(value):
-            value = str(int(value) if float(value).is_integer() else value)
+            value = str(value).removesuffix(".0")
         return super()._deserialize(value, *args, **kwargs)
 
 

@@ -12,13 +12,12 @@ from marshmallow import ValidationError
 
 from schemas import document as schema
 from schemas.statuses import ERRORS, FINAL, IN_PROGRESS
-from schemas.strict_json import is_deeper
 from schemas.times import isoformat
 
 logger = logging.getLogger(__name__)
 
 STATUS_UPDATE = schema.STATUS_UPDATE
-MAX_METADATA_BYTES, MAX_METADATA_DEPTH = 64 * 1024, 16
+MAX_METADATA = 64 * 1024  # bytes
 
 # What two errors of one kind may differ in: ids, addresses, decimals and long numbers. SIP 486 and SIP 503 stay apart.
 _VARIES = re.compile(
@@ -92,11 +91,6 @@ class StatusUpdate:
         return _VARIES.sub("#", self.error or "")[:256] if self.ends_with_error else None
 
 
-def storable(text: str) -> str:
-    """`text` as every database takes it: lone surrogates become question marks, and NULs go."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "")
-
-
 def load_update(document: Any, received_at: datetime) -> StatusUpdate:
     """The update in a decoded `document`, `{"message": {...}}`; `received_at` is aware.
 
@@ -142,10 +136,8 @@ def _load_message(document: Any) -> dict[str, Any]:
 
 def _too_much(metadata: Any) -> str | None:
     """Why metadata is not kept; None where it is."""
-    if is_deeper(metadata, MAX_METADATA_DEPTH):
-        return f"deeper than {MAX_METADATA_DEPTH} levels"
     size = len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
-    return f"{size:,} bytes, over {MAX_METADATA_BYTES:,}" if size > MAX_METADATA_BYTES else None
+    return f"{size:,} bytes, over {MAX_METADATA:,}" if size > MAX_METADATA else None
 
 
 def _named(call: Call) -> dict[str, str]:

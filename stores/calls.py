@@ -4,8 +4,9 @@ from dataclasses import fields
 from math import inf
 from typing import Any
 
-from schemas.status_update import StatusUpdate, storable
+from schemas.status_update import StatusUpdate
 from schemas.statuses import ERRORS
+from schemas.strict_json import storable
 from stores import numbers
 from stores.database import Database
 from stores.records import CallRecord, Tally, hour_of

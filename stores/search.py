@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import inf
 
-from schemas.status_update import storable
 from schemas.statuses import ENDED_WITH_ERROR, FINAL, IN_PROGRESS
+from schemas.strict_json import storable
 from stores import numbers
 from stores.calls import FAILED_STATUS, read
 from stores.database import Database

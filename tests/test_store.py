@@ -134,14 +134,14 @@ class TestTexts:
         assert forget(store, text) == {"calls": 1, "updates": 1, "jobs": 1}
 
     @pytest.mark.parametrize(
-        ("text", "kept", "reason"),
+        ("text", "kept"),
         [
-            ("a\0b", "a\ufffdb", "ab"),
-            ("a\ud800b", "a\ufffdb", "a?b"),
-            *((text,) * 3 for text in ("a\tb\n\u00e9\U0001f4de\x7f/\\\"'", "\x1b[31m", "\u2028")),
+            ("a\0b", "a\ufffdb"),
+            ("a\ud800b", "a\ufffdb"),
+            *((text, text) for text in ("a\tb\n\u00e9\U0001f4de\x7f/\\\"'", "\x1b[31m", "\u2028")),
         ],
     )
-    def test_control_characters_are_kept_but_nuls_and_lone_surrogates_are_replaced(self, store, text, kept, reason):
+    def test_control_characters_are_kept_but_nuls_and_lone_surrogates_are_replaced(self, store, text, kept):
         fields = {name: {"number": text, "name": text} for name in ("customer", "phone_number")}
         fields["assistant"] = {"metadata": {"note": text, text: [text]}}
         body = json.dumps(message("ended-with-error", error=text, **fields)).encode()
@@ -152,7 +152,7 @@ class TestTexts:
         call = calls.get(store, "call-1")
         assert (call.error, call.customer, call.line_name) == (kept,) * 3
         settled(store, failing(error=text))  # whatever a service answered can be why a job was not done
-        assert jobs_of(store)["update_crm"] == failing(error=reason)
+        assert jobs_of(store)["update_crm"] == failing(error=kept)
 
     @pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
     def test_what_can_be_no_id_is_not_found(self, store, text):

@@ -14,7 +14,7 @@ from handlers.errors import GiveUp, NotFound, Retry, Unavailable
 from handlers.http import get
 from schemas.status_update import STATUS_UPDATE, StatusUpdate, load_update
 from schemas.statuses import ENDED, ERRORS, GOES_ON, IN_PROGRESS
-from schemas.strict_json import clean
+from schemas.strict_json import storable
 from schemas.times import isoformat
 from stores import calls, get_store, locks, updates
 from stores.records import CallRecord
@@ -85,6 +85,6 @@ def end_of(call: CallRecord, answer: dict[str, Any]) -> StatusUpdate:
         "error": error or (status if status in ERRORS else None),
         "assistant": json.loads(start.message)["message"].get("assistant") if start else None,
     }
-    update = load_update(clean({"message": message}), datetime.fromtimestamp(store.now(), UTC))
+    update = load_update(storable({"message": message}), datetime.fromtimestamp(store.now(), UTC))
     over = update.starts and update.call.ended_at  # a status that cannot end it
     return replace(update, call=replace(update.call, status=ENDED)) if over else update
