@@ -14,7 +14,8 @@ from flask.cli import with_appcontext
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
 
 from commands.client import Command, confirm_off, first_secret, new_session, post, webhook_url
-from schemas.status_update import field_errors, load_update
+from schemas.document import field_errors
+from schemas.status_update import load_update
 from schemas.strict_json import parse_json
 from schemas.times import parse_time
 from stores import get_store, restore

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 import pytest
 from marshmallow import ValidationError
 
-from schemas.status_update import Call, Customer, PhoneNumber, StatusUpdate, dump, field_errors, load_update
+from schemas.document import field_errors
+from schemas.status_update import Call, Customer, PhoneNumber, StatusUpdate, dump, load_update
 from schemas.strict_json import parse_json
 from tests.conftest import message, payload, update
 
@@ -130,7 +131,7 @@ def test_what_cannot_be_understood_is_left_out_with_one_warning_that_names_it(ca
     assert (loaded.call, loaded.customer) == (Call("call-1", "ended-with-error"), Customer())
     assert (loaded.phone_number, loaded.error) == (PhoneNumber(None, "Front desk"), None)
     [warning] = caplog.records
-    names = ["assistant", "call.type", "customer", "end_reason", "error", "phone_number.number", "timestamp"]
+    names = ["assistant", "call.type", "customer.number", "end_reason", "error", "phone_number.number", "timestamp"]
     assert sorted(warning.fields["wrong"]) == [f"message.{name}" for name in names]
     assert document["message"]["error"] == {"code": 486}
 
@@ -147,7 +148,7 @@ def test_an_id_may_have_256_characters_and_a_status_64():
 
 def test_it_names_every_wrong_field():
     document = {"message": {"type": "x", "timestamp": 5, "call": {"status": []}, "customer": [], "error": {}}}
-    names = ["call.id", "call.status", "customer", "error", "timestamp", "type"]
+    names = ["call.id", "call.status", "customer.number", "error", "timestamp", "type"]
     assert wrong_fields(document) == [f"message.{name}" for name in names]
 
 

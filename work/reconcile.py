@@ -12,7 +12,8 @@ from marshmallow import ValidationError
 
 from handlers.errors import GiveUp, NotFound, Retry, Unavailable
 from handlers.http import get
-from schemas.status_update import STATUS_UPDATE, StatusUpdate, load_update
+from schemas.document import STATUS_UPDATE
+from schemas.status_update import StatusUpdate, load_update
 from schemas.statuses import ENDED, ERRORS, GOES_ON, IN_PROGRESS
 from schemas.strict_json import storable
 from schemas.times import isoformat
