@@ -23,9 +23,10 @@ from commands.client import (
     signed,
     webhook_url,
 )
-from config import LOOPBACK, MAX_BODY, on_and_off, warnings
+from config import LOOPBACK, MAX_BODY, warnings
 from handlers import active_calls
 from intake.refusals import CHECK_AGENT
+from schemas.settings import on_and_off
 from schemas.statuses import ENDED_WITH_ERROR, IN_PROGRESS
 from schemas.times import isoformat
 from stores import get_store, spool

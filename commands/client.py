@@ -38,7 +38,7 @@ class Command(click.Command):
 
 def webhook_url(url: str) -> str:
     """`url` as given, or its webhook where only a server is named."""
-    if not is_url(url, "http", "https"):
+    if not is_url(url):
         raise click.BadParameter(f"{url} is not an http:// or https:// URL")
     return url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}{WEBHOOK_PATH}"
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 import requests
 
-from config import SETTINGS
+from schemas.settings import SETTINGS
 from tests.conftest import PASSWORD, ROOT, SECRET, message
 
 pytest.importorskip("honcho", reason="honcho is in requirements-dev.txt")

@@ -3,7 +3,7 @@
 import re
 
 from app import app
-from config import SETTINGS
+from schemas.settings import SETTINGS
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()

@@ -9,7 +9,7 @@ from functools import partial
 
 from flask import Flask
 
-from config import announce
+from schemas.settings import announce
 from stores import StoreError, get_refusals, get_store, jobs, spool
 from work import settling
 from work.lanes import get_lanes
