@@ -2,9 +2,6 @@
 
 import json
 import logging
-import os
-import socket
-import ssl
 import sys
 import time
 from typing import Any
@@ -20,7 +17,7 @@ from intake.signature import sign
 from schemas.settings import is_url
 from stores import StoreError
 
-CONNECT = 2.0  # seconds
+PATIENCE = 2.0  # seconds for a host to connect, and to answer
 
 
 class Command(click.Command):
@@ -49,34 +46,17 @@ def require_connection(url: str) -> None:
         raise click.ClickException(f"no connection to {urlsplit(url).netloc.rpartition('@')[2]}: {error}")
 
 
-def connection_error(url: str, certificates: str | None = None) -> str:
-    """Why the host of `url` cannot be reached, in words; empty where it can. Nothing is requested.
-
-    `certificates`: the file or directory of those that are trusted, if not the ones that requests trusts.
-    """
-    try:
-        _connect(url, certificates or requests.utils.DEFAULT_CA_BUNDLE_PATH)
-    except (socket.gaierror, UnicodeError):
-        return "name not found"
-    except ssl.SSLCertVerificationError as error:
-        return f"certificate not trusted: {error.verify_message}"
-    except ssl.SSLError:
-        return "no valid TLS"
-    except TimeoutError:
-        return f"no answer in {CONNECT:.0f} s"
-    except OSError as error:
-        return (error.strerror or type(error).__name__).lower()
-    return ""
-
-
-def _connect(url: str, certificates: str) -> None:
+def connection_error(url: str) -> str:
+    """Why nobody answers at the host of `url`; empty where somebody does. Its front page is asked for."""
     parts = urlsplit(url)
-    tls = parts.scheme == "https"
-    with socket.create_connection((parts.hostname, parts.port or (443 if tls else 80)), CONNECT) as connection:
-        if tls:
-            file, directory = (None, certificates) if os.path.isdir(certificates) else (certificates, None)
-            context = ssl.create_default_context(cafile=file, capath=directory)
-            context.wrap_socket(connection, server_hostname=parts.hostname).close()
+    try:
+        requests.head(f"{parts.scheme}://{parts.netloc}/", timeout=PATIENCE)
+    except (OSError, ValueError) as error:  # all that requests raises, and what it lets through
+        cause: BaseException = error
+        while cause.__context__:
+            cause = cause.__context__
+        return f"{type(cause).__name__}: {cause}"
+    return ""
 
 
 def post(session: requests.Session, url: str, message: dict[str, Any], secret: str | None) -> tuple[str, float]:
@@ -100,22 +80,11 @@ def signed(body: bytes, secret: str | None, age: int = 0) -> dict[str, str]:
     return {"X-Webhook-Timestamp": f"{timestamp}", "X-Webhook-Signature": sign(secret, timestamp, body)}
 
 
-def new_session() -> requests.Session:
-    session = requests.Session()
-    session.trust_env = False
-    return session
-
-
 def first_secret() -> str | None:
     return next(iter(current_app.config["WEBHOOK_SECRET"]), None)
 
 
 def confirm_off(yes: bool, what: str) -> None:
     """Unless `yes`, ask whether to go on where handlers are off in this shell; `what` says what they miss."""
-    names = handlers_off(current_app.config)
-    if names and not yes:
-        click.confirm(
-            f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} off here, and {what}. Go on?",
-            abort=True,
-            err=True,
-        )
+    if not yes and (names := handlers_off(current_app.config)):
+        click.confirm(f"Off here, and so they {what}: {', '.join(names)}. Go on?", abort=True, err=True)

@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 import click
+import requests
 from flask.cli import with_appcontext
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
 
-from commands.client import Command, confirm_off, first_secret, new_session, post, webhook_url
+from commands.client import Command, confirm_off, first_secret, post, webhook_url
 from schemas.document import field_errors
 from schemas.status_update import load_update
 from schemas.strict_json import parse_json
@@ -98,7 +99,7 @@ def import_(file: BinaryIO, url: str | None, yes: bool) -> None:
     Lines without a message are passed over. What an export says is pending, failed or done is so again; a message from
     a log is pending for every handler that is on here and wants it. Importing twice changes nothing.
     """
-    session, secret, target = new_session(), first_secret(), url and webhook_url(url)
+    session, secret, target = requests.Session(), first_secret(), url and webhook_url(url)
     results: Counter[str] = Counter()
     with progress(file, "Importing") as lines:
         for number, line in enumerate(lines, 1):

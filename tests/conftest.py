@@ -253,7 +253,7 @@ class Service:
                 else:
                     self.answer(*answer)
 
-            do_GET = do_POST
+            do_GET = do_HEAD = do_POST
 
             def answer(self, status=200, headers=(), text=b""):
                 self.send_response(status)

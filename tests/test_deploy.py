@@ -85,7 +85,7 @@ def test_check_works_on_a_laptop_without_a_secret(receiver):
 
 @pytest.mark.parametrize(
     ("url", "exit_code", "word"),
-    [("https://calls.example.com", 2, "WEBHOOK_SECRET"), ("http://127.0.0.1:9", 1, "connection refused")],
+    [("https://calls.example.com", 2, "WEBHOOK_SECRET"), ("http://127.0.0.1:9", 1, "Connection refused")],
 )
 def test_check_needs_the_deployments_secret_and_an_answer(runner, url, exit_code, word):
     result = runner.invoke(args=["check", "--url", url])
