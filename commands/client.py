@@ -14,6 +14,7 @@ from flask import current_app
 from config import WEBHOOK_PATH
 from handlers import handlers_off
 from intake.signature import sign
+from schemas.document import STATUS_UPDATE
 from schemas.settings import is_url
 from stores import StoreError
 
@@ -59,10 +60,10 @@ def connection_error(url: str) -> str:
     return ""
 
 
-def post(session: requests.Session, url: str, message: dict[str, Any], secret: str | None) -> tuple[str, float]:
+def post(session: requests.Session, url: str, message: Any, secret: str | None) -> tuple[str, float]:
     """Post one message, signed if there is a secret. Returns what came of it, and the seconds it took."""
     body = json.dumps({"message": message}).encode()
-    headers = {"Content-Type": "application/json", "X-Webhook-Event": message["type"], **signed(body, secret)}
+    headers = {"Content-Type": "application/json", "X-Webhook-Event": STATUS_UPDATE, **signed(body, secret)}
     started = time.monotonic()
     try:
         answer = session.post(url, data=body, headers=headers, timeout=30, allow_redirects=False)

@@ -271,6 +271,10 @@ class TestImport:
         result = runner.invoke(args=["import", "--yes"], input=line.encode("latin-1"))
         assert result.exit_code in (0, 1)
         assert "1 passed over" in result.stdout or "1 wrong" in result.stdout
+        result = runner.invoke(
+            args=["import", "--url", f"http://127.0.0.1:{free_port()}"], input=line.encode("latin-1")
+        )
+        assert "1 passed over" in result.stdout or "1 without an answer: ConnectionError" in result.stdout
 
 
 @pytest.mark.parametrize("command", ["check", "export"])
