@@ -13,7 +13,7 @@ import requests
 from flask import current_app
 from flask.cli import with_appcontext
 
-from commands.client import Command, connection_error, first_secret, post, require_connection, signed, webhook_url
+from commands.client import Command, connection_error, first_secret, post, require_connection, webhook_url
 from config import LOOPBACK, warnings
 from handlers import active_calls
 from intake.refusals import CHECK_AGENT
@@ -21,8 +21,6 @@ from schemas.settings import on_and_off
 from schemas.statuses import ENDED_WITH_ERROR, IN_PROGRESS
 from schemas.times import isoformat
 from stores import get_store, spool
-
-OTHER_TYPES = ("assistant-request", "tool-calls", "end-of-call-report")
 
 
 @click.command(cls=Command)
@@ -87,49 +85,39 @@ def check_deployment(url: str, secret: str | None, send: bool) -> None:
     if not secret and urlsplit(url).hostname not in LOOPBACK:
         raise click.UsageError("set WEBHOOK_SECRET to the deployment's: what it refuses cannot be told without")
     require_connection(url)
-    wrong = 0
-    click.echo(f"{'sent':36} {'expected':10} answered")
-    for what, expected, method, body, headers in deliveries(secret):
-        answer = answer_to(url, method, body, headers)
-        wrong += answer != expected
-        click.echo(f"{what:36} {expected:10} {answer}{'' if answer == expected else '   <-- differs'}")
+    session, wrong = requests.Session(), 0
+    session.headers["User-Agent"] = CHECK_AGENT
+    for what, expected, body, signed_by, age in deliveries(secret):
+        answer = post(session, url, body, signed_by, age)
+        differs = answer != f"answered {expected}"
+        wrong += differs
+        click.echo(f"{what:36} expected {expected}, {answer}{'   <-- differs' if differs else ''}")
     if send:
-        wrong += send_test_call(url, secret)
+        wrong += send_test_call(session, url, secret)
     if wrong:
         click.echo("Is WEBHOOK_SECRET here the one that is set there, and is this the receiver's URL?", err=True)
         sys.exit(1)
 
 
-def answer_to(url: str, method: str, body: bytes | None, headers: dict[str, str]) -> str:
-    """The status of the answer, and {} where that is all it says; the error's name where there is none."""
-    headers = {"User-Agent": CHECK_AGENT, **headers}
-    try:
-        answer = requests.request(method, url, data=body, headers=headers, timeout=30, allow_redirects=False)
-    except requests.RequestException as error:
-        return type(error).__name__
-    return f"{answer.status_code}{' {}' if answer.ok and answer.text.strip() == '{}' else ''}"
-
-
-def deliveries(secret: str | None) -> Iterator[tuple[str, str, str, bytes | None, dict[str, str]]]:
-    """What is sent, the answer expected, and the method, body and headers. None of it can be kept, or count as lost."""
-    empty, broken = b'{"message": {}}', b'{"message": '
-    yield "a GET", "405", "GET", None, {}
+def deliveries(secret: str | None) -> Iterator[tuple[str, int, bytes, str | None, int]]:
+    """What is posted, the answer expected, the body, and the secret that signs it so many seconds ago. None of it can
+    be kept, or count as lost."""
+    empty = b'{"message": {}}'
     if secret:
-        yield "unsigned", "401", "POST", empty, {}
-        yield "signed with another secret", "401", "POST", empty, signed(empty, uuid.uuid4().hex)
-        yield "signed a day ago", "401", "POST", empty, signed(empty, secret, age=86400)
-    yield "broken JSON", "400", "POST", broken, signed(broken, secret)
-    yield "no status update", "422", "POST", empty, signed(empty, secret)
-    for kind in OTHER_TYPES:
-        body = json.dumps({"message": {"type": kind}}).encode()
-        yield f"a message of type {kind}", "200 {}", "POST", body, signed(body, secret)
+        yield "unsigned", 401, empty, None, 0
+        yield "signed with another secret", 401, empty, uuid.uuid4().hex, 0
+        yield "signed a day ago", 401, empty, secret, 86400
+    yield "broken JSON", 400, b'{"message": ', secret, 0
+    yield "no status update", 422, empty, secret, 0
+    for kind in ("assistant-request", "tool-calls", "end-of-call-report"):
+        yield f"a message of type {kind}", 200, json.dumps({"message": {"type": kind}}).encode(), secret, 0
 
 
-def send_test_call(url: str, secret: str | None) -> int:
+def send_test_call(session: requests.Session, url: str, secret: str | None) -> int:
     """Send one call through every handler. Returns how many of its two updates were not answered 200."""
     call_id, wrong = f"test-call-{uuid.uuid4()}", 0
     for status, error in ((IN_PROGRESS, None), (ENDED_WITH_ERROR, "TEST CALL: nothing is wrong")):
-        message: dict[str, Any] = {
+        message = {
             "type": "status-update",
             "timestamp": isoformat(datetime.now(UTC)),
             "call": {"id": call_id, "type": "inbound_phone_call", "status": status},
@@ -137,7 +125,7 @@ def send_test_call(url: str, secret: str | None) -> int:
             "customer": {"number": "+12025550101"},
             "error": error,
         }
-        result, _ = post(requests.Session(), url, message, secret)
+        result = post(session, url, json.dumps({"message": message}).encode(), secret)
         wrong += result != "answered 200"
         click.echo(f"TEST CALL {status}: {result}")
     click.echo(f"Look for {call_id} in the log, in the CRM, and for its error in Slack.")

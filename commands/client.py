@@ -1,6 +1,5 @@
 """What the commands share: how they fail, and how they post to a receiver."""
 
-import json
 import logging
 import sys
 import time
@@ -60,25 +59,17 @@ def connection_error(url: str) -> str:
     return ""
 
 
-def post(session: requests.Session, url: str, message: Any, secret: str | None) -> tuple[str, float]:
-    """Post one message, signed if there is a secret. Returns what came of it, and the seconds it took."""
-    body = json.dumps({"message": message}).encode()
-    headers = {"Content-Type": "application/json", "X-Webhook-Event": STATUS_UPDATE, **signed(body, secret)}
-    started = time.monotonic()
+def post(session: requests.Session, url: str, body: bytes, secret: str | None, age: int = 0) -> str:
+    """Post a raw body as the provider does, signed `age` seconds ago if there is a secret. Returns what came of it."""
+    headers = {"Content-Type": "application/json", "X-Webhook-Event": STATUS_UPDATE}
+    if secret:
+        timestamp = int(time.time()) - age
+        headers |= {"X-Webhook-Timestamp": f"{timestamp}", "X-Webhook-Signature": sign(secret, timestamp, body)}
     try:
         answer = session.post(url, data=body, headers=headers, timeout=30, allow_redirects=False)
-        result = f"answered {answer.status_code}"
     except requests.RequestException as error:
-        result = f"without an answer: {type(error).__name__}"
-    return result, time.monotonic() - started
-
-
-def signed(body: bytes, secret: str | None, age: int = 0) -> dict[str, str]:
-    """The headers by which the provider signs a raw body, `age` seconds ago; none without a secret."""
-    if not secret:
-        return {}
-    timestamp = int(time.time()) - age
-    return {"X-Webhook-Timestamp": f"{timestamp}", "X-Webhook-Signature": sign(secret, timestamp, body)}
+        return f"without an answer: {type(error).__name__}"
+    return f"answered {answer.status_code}"
 
 
 def first_secret() -> str | None:

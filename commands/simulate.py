@@ -1,5 +1,6 @@
 """`flask simulate`: made-up calls, such as the provider sends."""
 
+import json
 import random
 import sys
 import time
@@ -37,7 +38,10 @@ def simulate(url: str, calls: int, rate: float, errors: float, yes: bool) -> Non
     session, secret = requests.Session(), first_secret()
 
     def send(message: dict[str, Any]) -> tuple[str, float]:
-        return post(session, url, message | {"timestamp": isoformat(datetime.now(UTC))}, secret)
+        started = time.monotonic()
+        stamped = message | {"timestamp": isoformat(datetime.now(UTC))}
+        result = post(session, url, json.dumps({"message": stamped}).encode(), secret)
+        return result, time.monotonic() - started
 
     started = time.monotonic()
     script = sorted(made_up_calls(calls, rate, errors), key=itemgetter(0))

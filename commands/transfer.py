@@ -101,7 +101,7 @@ def import_(file: BinaryIO, url: str | None, yes: bool) -> None:
                 continue
             try:
                 if target:
-                    results[post(session, target, message, secret)[0]] += 1
+                    results[post(session, target, json.dumps({"message": message}).encode(), secret)] += 1
                 else:
                     results[_keep(document, yes)] += 1
             except ValidationError as error:
