@@ -18,10 +18,12 @@ import dashboard
 import handlers
 import logs
 import stores
-from config import WEBHOOK_PATH, load_config
+from config import WEBHOOK_PATH
 from intake import refusals
 from intake.request import parse_body, read_body, verify_sender
-from schemas.status_update import STATUS_UPDATE, load_update
+from schemas.document import STATUS_UPDATE
+from schemas.settings import load_config
+from schemas.status_update import load_update
 from work import lanes, threads
 from work.dispatch import dispatch
 

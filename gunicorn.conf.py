@@ -8,8 +8,8 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 
 import logs
-from config import announce, load_config
 from intake.gunicorn_worker import Worker
+from schemas.settings import announce, load_config
 
 # Answers wait for the disk and for services, so threads, not more processes, keep a worker busy: 16 places in each of
 # three lanes, and 16 for the rest. They are made when needed, and wait for no client.

@@ -13,7 +13,7 @@ from commands.reconcile import reconcile
 from commands.retry import retry
 from commands.simulate import simulate
 from commands.transfer import export, import_
-from config import announce
+from schemas.settings import announce
 
 
 def init_app(app: Flask) -> None:

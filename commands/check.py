@@ -13,24 +13,14 @@ import requests
 from flask import current_app
 from flask.cli import with_appcontext
 
-from commands.client import (
-    Command,
-    connection_error,
-    first_secret,
-    new_session,
-    post,
-    require_connection,
-    signed,
-    webhook_url,
-)
-from config import LOOPBACK, MAX_BODY, on_and_off, warnings
+from commands.client import Command, connection_error, first_secret, post, require_connection, webhook_url
+from config import LOOPBACK, warnings
 from handlers import active_calls
 from intake.refusals import CHECK_AGENT
+from schemas.settings import on_and_off
 from schemas.statuses import ENDED_WITH_ERROR, IN_PROGRESS
 from schemas.times import isoformat
 from stores import get_store, spool
-
-OTHER_TYPES = ("assistant-request", "tool-calls", "end-of-call-report")
 
 
 @click.command(cls=Command)
@@ -46,7 +36,7 @@ def check(url: str | None, send: bool) -> None:
         raise click.UsageError("--send goes with --url")
     show_settings(current_app.config)
     show_services(current_app.config)
-    show_store(current_app.config["EPHEMERAL_DISK"])
+    show_store()
 
 
 def show_settings(config: Mapping[str, Any]) -> None:
@@ -58,12 +48,12 @@ def show_settings(config: Mapping[str, Any]) -> None:
 
 
 def show_services(config: Mapping[str, Any]) -> None:
-    """Whether each service that is set can be reached. Nothing is asked of it but Redis, which is pinged."""
+    """Whether each service that is set can be reached. Redis is pinged."""
     if config["REDIS_URL"]:
         click.echo(f"redis: {ping(config)}")
     for name in ("crm", "slack"):
         if url := config[f"{name.upper()}_WEBHOOK_URL"]:
-            click.echo(f"{name + ':':6} {reach(url)}")
+            click.echo(f"{name + ':':6} {connection_error(url) or 'reachable'}")
 
 
 def ping(config: Mapping[str, Any]) -> str:
@@ -77,22 +67,11 @@ def ping(config: Mapping[str, Any]) -> str:
     return "reachable"
 
 
-def reach(url: str) -> str:
-    """What comes of a connection to the host of `url`, made as requests would make it."""
-    environment = requests.Session().merge_environment_settings(url, {}, None, None, None)
-    if requests.utils.select_proxy(url, environment["proxies"]):
-        return "not tried, as a proxy is set"
-    certificates = environment["verify"] if isinstance(environment["verify"], str) else None
-    return connection_error(url, certificates) or "reachable"
-
-
-def show_store(ephemeral: bool) -> None:
+def show_store() -> None:
     """What the store is and what to know of it. Raises StoreError where it cannot keep an update."""
     store = get_store()
     if spooled := spool.waiting(store):
         click.echo(f"note:  {spooled} updates wait in the spool until the database takes them.")
-        if ephemeral:
-            click.echo("note:  This platform's disk does not survive a restart: do not restart meanwhile.")
     if store.spool and store.spool.failure:
         click.echo(f"note:  The spool cannot be used: {store.spool.failure}")
     store.check()
@@ -106,51 +85,39 @@ def check_deployment(url: str, secret: str | None, send: bool) -> None:
     if not secret and urlsplit(url).hostname not in LOOPBACK:
         raise click.UsageError("set WEBHOOK_SECRET to the deployment's: what it refuses cannot be told without")
     require_connection(url)
-    wrong = 0
-    click.echo(f"{'sent':36} {'expected':10} answered")
-    for what, expected, method, body, headers in deliveries(secret):
-        answer = answer_to(url, method, body, headers)
-        wrong += answer != expected
-        click.echo(f"{what:36} {expected:10} {answer}{'' if answer == expected else '   <-- differs'}")
+    session, wrong = requests.Session(), 0
+    session.headers["User-Agent"] = CHECK_AGENT
+    for what, expected, body, signed_by, age in deliveries(secret):
+        answer = post(session, url, body, signed_by, age)
+        differs = answer != f"answered {expected}"
+        wrong += differs
+        click.echo(f"{what:36} expected {expected}, {answer}{'   <-- differs' if differs else ''}")
     if send:
-        wrong += send_test_call(url, secret)
+        wrong += send_test_call(session, url, secret)
     if wrong:
         click.echo("Is WEBHOOK_SECRET here the one that is set there, and is this the receiver's URL?", err=True)
         sys.exit(1)
 
 
-def answer_to(url: str, method: str, body: bytes | None, headers: dict[str, str]) -> str:
-    """The status of the answer, and {} where that is all it says; the error's name where there is none."""
-    headers = {"User-Agent": CHECK_AGENT, **headers}
-    try:
-        answer = new_session().request(method, url, data=body, headers=headers, timeout=30, allow_redirects=False)
-    except requests.RequestException as error:
-        return type(error).__name__
-    return f"{answer.status_code}{' {}' if answer.ok and answer.text.strip() == '{}' else ''}"
-
-
-def deliveries(secret: str | None) -> Iterator[tuple[str, str, str, bytes | None, dict[str, str]]]:
-    """What is sent, the answer expected, and the method, body and headers. None of it can be kept, or count as lost."""
-    empty, broken = b'{"message": {}}', b'{"message": '
-    yield "a GET", "405", "GET", None, {}
+def deliveries(secret: str | None) -> Iterator[tuple[str, int, bytes, str | None, int]]:
+    """What is posted, the answer expected, the body, and the secret that signs it so many seconds ago. None of it can
+    be kept, or count as lost."""
+    empty = b'{"message": {}}'
     if secret:
-        yield "unsigned", "401", "POST", empty, {}
-        yield "signed with another secret", "401", "POST", empty, signed(empty, uuid.uuid4().hex)
-        yield "signed a day ago", "401", "POST", empty, signed(empty, secret, age=86400)
-    yield "broken JSON", "400", "POST", broken, signed(broken, secret)
-    yield "no status update", "422", "POST", empty, signed(empty, secret)
-    for kind in OTHER_TYPES:
-        body = json.dumps({"message": {"type": kind}}).encode()
-        yield f"a message of type {kind}", "200 {}", "POST", body, signed(body, secret)
-    too_large = b" " * (MAX_BODY + 1)
-    yield f"over {MAX_BODY // 2**20} MiB", "413", "POST", too_large, signed(too_large, secret)
+        yield "unsigned", 401, empty, None, 0
+        yield "signed with another secret", 401, empty, uuid.uuid4().hex, 0
+        yield "signed a day ago", 401, empty, secret, 86400
+    yield "broken JSON", 400, b'{"message": ', secret, 0
+    yield "no status update", 422, empty, secret, 0
+    for kind in ("assistant-request", "tool-calls", "end-of-call-report"):
+        yield f"a message of type {kind}", 200, json.dumps({"message": {"type": kind}}).encode(), secret, 0
 
 
-def send_test_call(url: str, secret: str | None) -> int:
+def send_test_call(session: requests.Session, url: str, secret: str | None) -> int:
     """Send one call through every handler. Returns how many of its two updates were not answered 200."""
     call_id, wrong = f"test-call-{uuid.uuid4()}", 0
     for status, error in ((IN_PROGRESS, None), (ENDED_WITH_ERROR, "TEST CALL: nothing is wrong")):
-        message: dict[str, Any] = {
+        message = {
             "type": "status-update",
             "timestamp": isoformat(datetime.now(UTC)),
             "call": {"id": call_id, "type": "inbound_phone_call", "status": status},
@@ -158,7 +125,7 @@ def send_test_call(url: str, secret: str | None) -> int:
             "customer": {"number": "+12025550101"},
             "error": error,
         }
-        result, _ = post(new_session(), url, message, secret)
+        result = post(session, url, json.dumps({"message": message}).encode(), secret)
         wrong += result != "answered 200"
         click.echo(f"TEST CALL {status}: {result}")
     click.echo(f"Look for {call_id} in the log, in the CRM, and for its error in Slack.")

@@ -1,7 +1,6 @@
 """`flask retry`: do now what is pending."""
 
-import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import click
 from flask import current_app
@@ -9,7 +8,7 @@ from flask.cli import with_appcontext
 
 from commands.client import Command
 from stores import get_store, jobs
-from work.lanes import get_lanes
+from work.lanes import get_lane, get_lanes
 from work.worker import Worker
 
 
@@ -18,38 +17,22 @@ from work.worker import Worker
 @with_appcontext
 def retry(failed: bool) -> None:
     """Do now what is pending, but for handlers that are off here."""
-    app, store, lanes = current_app._get_current_object(), get_store(), get_lanes()  # type: ignore[attr-defined]
-    due = jobs.retry_now(store, [lane.name for lane in lanes], failed=failed)
-    due_by, workers, errors = store.now(), [Worker(app, lane) for lane in lanes], []
+    app, store = current_app._get_current_object(), get_store()  # type: ignore[attr-defined]
+    jobs.retry_now(store, [lane.name for lane in get_lanes()], failed=failed)
+    due_by, workers = store.now(), [Worker(app, lane) for lane in get_lanes()]
 
-    def work(worker: Worker) -> None:
-        try:
-            with app.app_context():
-                while worker.catch_up(due_by):
-                    worker.wait()
-        except Exception as error:
-            errors.append(error)
+    def catch_up(worker: Worker) -> None:
+        with app.app_context():
+            while worker.catch_up(due_by):
+                worker.wait()
 
-    threads = [threading.Thread(target=work, args=(worker,)) for worker in workers]
-    with click.progressbar(length=due, label="Retrying", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
-        for thread in threads:
-            thread.start()
-        while any(thread.is_alive() for thread in threads):
-            threads[0].join(0.1)
-            bar.update(sum(worker.done + worker.left for worker in workers) - bar.pos)
-    if errors:
-        raise errors[0]
-    done, left = (sum(getattr(worker, name) for worker in workers) for name in ("done", "left"))
+    with ThreadPoolExecutor(max(len(workers), 1)) as pool:
+        list(pool.map(catch_up, workers))  # raises what they do
+    done, left = sum(worker.done for worker in workers), sum(worker.left for worker in workers)
     click.echo(f"{done} done, {left} tried and not done")
-    _tell_what_is_left(
-        {lane.name: lane.reason for lane in lanes if lane.state == "away"}, [lane.name for lane in lanes]
-    )
-
-
-def _tell_what_is_left(away: dict[str, str], active: list[str]) -> None:
-    """Say what nobody has tried: work of services that stay away, and of handlers that are off here."""
-    for backlog in jobs.backlog(get_store()):
-        if backlog.handler in away:
-            click.echo(f"{backlog.handler}: its service is away ({away[backlog.handler]}), {backlog.pending} left")
-        elif backlog.handler not in active and backlog.pending:
+    for backlog in jobs.backlog(store):
+        lane = get_lane(backlog.handler)
+        if lane is None and backlog.pending:
             click.echo(f"{backlog.handler}: off here, {backlog.pending} left")
+        elif lane and lane.state == "away":
+            click.echo(f"{lane.name}: its service is away ({lane.reason}), {backlog.pending} left")

@@ -1,5 +1,6 @@
 """`flask simulate`: made-up calls, such as the provider sends."""
 
+import json
 import random
 import sys
 import time
@@ -13,9 +14,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import click
+import requests
 from flask.cli import with_appcontext
 
-from commands.client import Command, first_secret, new_session, post, require_connection, webhook_url
+from commands.client import Command, first_secret, post, require_connection, webhook_url
 from config import LOOPBACK
 from schemas.times import isoformat
 
@@ -33,10 +35,13 @@ def simulate(url: str, calls: int, rate: float, errors: float, yes: bool) -> Non
     if not yes and urlsplit(url).hostname not in LOOPBACK:
         click.confirm(f"Post {calls} made-up calls to {url}?", abort=True)
     require_connection(url)
-    session, secret = new_session(), first_secret()
+    session, secret = requests.Session(), first_secret()
 
     def send(message: dict[str, Any]) -> tuple[str, float]:
-        return post(session, url, message | {"timestamp": isoformat(datetime.now(UTC))}, secret)
+        started = time.monotonic()
+        stamped = message | {"timestamp": isoformat(datetime.now(UTC))}
+        result = post(session, url, json.dumps({"message": stamped}).encode(), secret)
+        return result, time.monotonic() - started
 
     started = time.monotonic()
     script = sorted(made_up_calls(calls, rate, errors), key=itemgetter(0))

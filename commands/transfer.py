@@ -3,18 +3,17 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 import click
+import requests
 from flask.cli import with_appcontext
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
 
-from commands.client import Command, confirm_off, first_secret, new_session, post, webhook_url
-from schemas.status_update import field_errors, load_update
+from commands.client import Command, confirm_off, first_secret, post, webhook_url
+from schemas.document import field_errors
+from schemas.status_update import load_update
 from schemas.strict_json import parse_json
 from schemas.times import parse_time
 from stores import get_store, restore
@@ -26,7 +25,7 @@ from work.lanes import get_lanes
 def since(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
     try:
         return parse_time(value).timestamp()
-    except (ValueError, OverflowError):
+    except ValueError:
         raise click.BadParameter("give a time such as 2025-12-13 or 2025-12-13T12:00:00Z") from None
 
 
@@ -35,16 +34,10 @@ def since(_context: click.Context, _parameter: click.Parameter, value: str) -> f
 @with_appcontext
 def export(since: float) -> None:
     """Print every kept update as a line of JSON, those that are spooled first."""
-    store = get_store()
-    with progress(every_update(store, since), "Exporting") as found:
-        for stored in found:
-            click.echo(json.dumps(exported(stored)))
-
-
-def progress(things: Iterable[Any], label: str) -> AbstractContextManager[Iterable[Any]]:
-    """`things`, counted on a terminal that shows nothing else."""
-    hidden = sys.stdout.isatty() or not sys.stderr.isatty()
-    return click.progressbar(things, label=label, file=sys.stderr, show_pos=True, hidden=hidden)
+    updates, hidden = every_update(get_store(), since), sys.stdout.isatty()
+    with click.progressbar(updates, label="Exporting", file=sys.stderr, show_pos=True, hidden=hidden) as bar:
+        for update in bar:
+            click.echo(json.dumps(exported(update)))
 
 
 class _JobSchema(Schema):
@@ -54,16 +47,15 @@ class _JobSchema(Schema):
     handler = fields.String(required=True)
     state = fields.String(required=True, validate=validate.OneOf(("pending", "failed", "done")))
     attempts = fields.Integer(load_default=0)
-    error = fields.String(load_default=None, allow_none=True)
-    due_at = fields.AwareDateTime(load_default=None, allow_none=True)
-    first_tried_at = fields.AwareDateTime(load_default=None, allow_none=True)
-    done_at = fields.AwareDateTime(load_default=None, allow_none=True)
+    error = fields.String(load_default=None)
+    due_at = fields.AwareDateTime(load_default=None)
+    first_tried_at = fields.AwareDateTime(load_default=None)
+    done_at = fields.AwareDateTime(load_default=None)
 
     @post_load
     def make(self, values: dict[str, Any], **_: Any) -> Job:
         times = {name: value and value.timestamp() for name, value in values.items() if name.endswith("_at")}
-        job = Job(**values | times)
-        return replace(job, due_at=(job.due_at or 0.0) if job.state == "pending" else None)
+        return Job(**values | times)
 
 
 class _LineSchema(Schema):
@@ -73,14 +65,14 @@ class _LineSchema(Schema):
     class Meta:
         unknown = EXCLUDE
 
-    time = fields.AwareDateTime(default_timezone=UTC)
-    received_at = fields.AwareDateTime(default_timezone=UTC)
-    last_received_at = fields.AwareDateTime(default_timezone=UTC)
+    time = fields.AwareDateTime(load_default=None)
+    received_at = fields.AwareDateTime(load_default=None)
+    last_received_at = fields.AwareDateTime(load_default=None)
     times = fields.Integer(load_default=1)
-    handlers = fields.List(fields.String(), load_default=None, allow_none=True)
-    pending = fields.List(fields.String())
+    handlers = fields.List(fields.String(), load_default=None)
+    pending = fields.List(fields.String(), load_default=None)
     failed = fields.List(fields.String(), load_default=[])
-    jobs = fields.List(fields.Nested(_JobSchema))
+    jobs = fields.List(fields.Nested(_JobSchema), load_default=None)
 
 
 _LINE = _LineSchema()
@@ -97,9 +89,9 @@ def import_(file: BinaryIO, url: str | None, yes: bool) -> None:
     Lines without a message are passed over. What an export says is pending, failed or done is so again; a message from
     a log is pending for every handler that is on here and wants it. Importing twice changes nothing.
     """
-    session, secret, target = new_session(), first_secret(), url and webhook_url(url)
-    results: Counter[str] = Counter()
-    with progress(file, "Importing") as lines:
+    session, secret, target = requests.Session(), first_secret(), url and webhook_url(url)
+    results = Counter[str]()
+    with click.progressbar(file, label="Importing", file=sys.stderr, show_pos=True) as lines:
         for number, line in enumerate(lines, 1):
             try:
                 document = parse_json(line[max(line.find(b"{"), 0) :])
@@ -109,7 +101,7 @@ def import_(file: BinaryIO, url: str | None, yes: bool) -> None:
                 continue
             try:
                 if target:
-                    results[post(session, target, message, secret)[0]] += 1
+                    results[post(session, target, json.dumps({"message": message}).encode(), secret)] += 1
                 else:
                     results[_keep(document, yes)] += 1
             except ValidationError as error:
@@ -123,17 +115,14 @@ def import_(file: BinaryIO, url: str | None, yes: bool) -> None:
 
 def _keep(document: dict[str, Any], yes: bool) -> str:
     """Keep the update of an exported or logged line. Returns what came of it. Raises ValidationError."""
-    line = _LINE.load({name: value for name, value in document.items() if name != "message"})
-    now = datetime.fromtimestamp(get_store().now(), UTC)
-    update = load_update({"message": document["message"]}, line.get("received_at") or line.get("time") or now)
-    handlers, jobs = line["handlers"], line.get("jobs")
+    line, now = _LINE.load(document), datetime.fromtimestamp(get_store().now(), UTC)
+    update = load_update(document, line["received_at"] or line["time"] or now)
+    handlers, pending, jobs = line["handlers"], line["pending"], line["jobs"]
+    if jobs is None and pending is None:
+        confirm_off(yes, "get no work from lines that do not name their handlers")
+        handlers = pending = [lane.name for lane in get_lanes() if lane.wants(update)]
     if jobs is None:
-        pending = line.get("pending")
-        if pending is None:
-            confirm_off(yes, "get no work from lines that do not name their handlers")
-            handlers = pending = [lane.name for lane in get_lanes() if lane.wants(update)]
-        jobs = [Job(name, "failed", None) for name in line["failed"] if name not in pending]
-        jobs += [Job(name, "pending", 0.0) for name in pending]
-    last = line.get("last_received_at")
+        jobs = [Job(name, "failed", None) for name in line["failed"]] + [Job(name, "pending", 0.0) for name in pending]
+    last = line["last_received_at"]
     kept = restore(update, jobs, handlers, times=line["times"], last_received_at=last and last.timestamp())
     return {"new": "kept", "repeat": "kept already"}.get(kept.outcome, kept.outcome)

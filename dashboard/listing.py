@@ -15,7 +15,7 @@ from dashboard.figures import remembered
 from dashboard.presenters import SHOWN, call_state
 from schemas.times import parse_time
 from stores import Database, search
-from stores.records import Call
+from stores.records import CallRecord
 from stores.search import Choices, Filters, Page, find
 
 NAMES = [field.name for field in fields(Filters)]
@@ -62,7 +62,7 @@ def download(db: Database, kind: str) -> Response:
     return Response(lines, mimetype=mimetype, headers={"Content-Disposition": f"attachment; filename=calls.{kind}"})
 
 
-def _every_call(db: Database, wanted: Filters) -> Iterator[Call]:
+def _every_call(db: Database, wanted: Filters) -> Iterator[CallRecord]:
     page = find(db, wanted, limit=500)
     yield from page.calls
     while page.older:

@@ -14,7 +14,7 @@ from dashboard.figures import first_hour
 from schemas.times import iso
 from stores import Database, deliveries
 from stores.deliveries import Deliveries
-from stores.records import Call, Job, StoredUpdate
+from stores.records import CallRecord, Job, StoredUpdate
 from work.lanes import get_lane, get_lanes
 
 # What files, wallboards and spreadsheets get of a call.
@@ -29,7 +29,7 @@ Event = dict[str, Any]
 Attempt = tuple[str, float, float, str]  # of jobs.failed_attempts: the handler, when, the seconds, and why it failed
 
 
-def call_state(call: Call) -> dict[str, Any]:
+def call_state(call: CallRecord) -> dict[str, Any]:
     """One call in `/calls.json`, or a line of a file: SHOWN, times in ISO 8601."""
     values = {name: getattr(call, name) for name in SHOWN}
     return {name: iso(value) if name.endswith("_at") else value for name, value in values.items()}
@@ -97,7 +97,7 @@ def _successes(update: StoredUpdate, failed: Counter[str]) -> Iterator[Event]:
             yield {"at": job.done_at, "of": update.status, "handler": job.handler, "number": number}
 
 
-def whole_error(call: Call, updates: Sequence[StoredUpdate]) -> str | None:
+def whole_error(call: CallRecord, updates: Sequence[StoredUpdate]) -> str | None:
     """The error of a call as its update has it: the call has the beginning of it."""
     errors = [json.loads(update.message)["message"].get("error") for update in updates if update.status == call.status]
     return next(filter(None, errors), call.error)

@@ -12,8 +12,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from config import WEBHOOK_PATH
 from intake.signature import InvalidSignature, Refusal, verify
-from schemas.document import STATUS_UPDATE, named_fields
-from schemas.status_update import field_errors
+from schemas.document import STATUS_UPDATE, field_errors, named_fields
 from schemas.strict_json import parse_json
 from schemas.times import clock, iso
 from stores import StoreError, get_refusals

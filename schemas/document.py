@@ -3,7 +3,8 @@
 Only what is named here is read. A schema does not pass its choice of unknown fields on to those nested in it.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -12,41 +13,41 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from schemas.times import read_time
 
 STATUS_UPDATE = "status-update"  # the type of these messages
+MAX_METADATA = 64 * 1024  # bytes
 # Without these nothing can be kept; any other field can be left out.
 NEEDED = {"message", "message.type", "message.call", "message.call.id", "message.call.status"}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class _Text(fields.String):
     """A string; a number is its digits."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
-        if _is_number(value):
-            value = str(int(value) if float(value).is_integer() else value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = str(value).removesuffix(".0")
         return super()._deserialize(value, *args, **kwargs)
 
 
-class _Timestamp(fields.Field[datetime]):
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> datetime:
-        try:
-            return read_time(value)
-        except (ValueError, OverflowError):
-            raise ValidationError("Not a time.") from None
-
-
 class _Party(fields.Nested):
-    """Who is at one end of a call; a text or number alone is their number."""
+    """Who is at one end of a call; what is no object is their number."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
-        party = {"number": value} if isinstance(value, str) or _is_number(value) else value
+        party = value if isinstance(value, dict) else {"number": value}
         return super()._deserialize(party, *args, **kwargs)
 
 
 def _text() -> _Text:
     return _Text(allow_none=True)
+
+
+def _time() -> fields.Function:
+    return fields.Function(deserialize=_moment, allow_none=True)
+
+
+def _moment(value: Any) -> datetime:
+    try:
+        return read_time(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValidationError("Not a time.") from None
 
 
 def _name(most: int) -> _Text:
@@ -64,7 +65,7 @@ class _CallSchema(_Lenient):
     id = _name(256)
     status = _name(64)
     type = _text()
-    ended_at = _Timestamp(allow_none=True)
+    ended_at = _time()
 
 
 class _PhoneNumberSchema(_Lenient):
@@ -77,8 +78,14 @@ class _CustomerSchema(_Lenient):
     number = _text()
 
 
+def _refuse_large(metadata: Any) -> None:
+    size = len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
+    if size > MAX_METADATA:
+        raise ValidationError(f"{size:,} bytes, over {MAX_METADATA:,}")
+
+
 class _AssistantSchema(_Lenient):
-    metadata = fields.Raw(allow_none=True)
+    metadata = fields.Raw(allow_none=True, validate=_refuse_large)
     metadata_left_out = _text()  # ours: the provider sends no such field
 
 
@@ -90,7 +97,7 @@ def _refuse_other_types(kind: Any) -> None:
 
 class _MessageSchema(_Lenient):
     type = fields.Raw(allow_none=True, validate=_refuse_other_types)
-    timestamp = _Timestamp(allow_none=True)
+    timestamp = _time()
     call = fields.Nested(_CallSchema, required=True)
     phone_number = _Party(_PhoneNumberSchema, allow_none=True)
     customer = _Party(_CustomerSchema, allow_none=True)
@@ -106,17 +113,30 @@ class _DocumentSchema(_Lenient):
 _DOCUMENT, _MESSAGE = _DocumentSchema(), _MessageSchema()  # built once: 115 us otherwise
 
 
-def load(document: Any) -> dict[str, Any]:
-    """The fields of the message in a decoded `document`, less those that nobody sent. Raises ValidationError."""
-    message: dict[str, Any] = _DOCUMENT.load(document)["message"]
-    return message
+def load(document: Any) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """The fields of the message in a decoded `document`, less those that nobody sent or that cannot be read, and what
+    is wrong with the latter. Raises ValidationError where one of NEEDED cannot be read."""
+    try:
+        return _DOCUMENT.load(document)["message"], {}
+    except ValidationError as error:
+        errors = field_errors(error)
+        if not NEEDED.isdisjoint(errors):
+            raise
+        readable: Any = error.valid_data
+        return readable["message"], errors
 
 
-def without(document: dict[str, Any], path: list[str]) -> dict[str, Any]:
-    """`document` less what is at `path`."""
-    first, *rest = path
-    shorter = {name: value for name, value in document.items() if name != first}
-    return shorter | {first: without(document[first], rest)} if rest else shorter
+def field_errors(error: ValidationError) -> dict[str, list[str]]:
+    """What is wrong with each field, by its dotted name: `message.call.id`."""
+    return dict(_flat(error.messages, ""))
+
+
+def _flat(messages: Any, path: str) -> Iterator[tuple[str, list[str]]]:
+    if isinstance(messages, list):
+        yield path or "message", messages
+        return
+    for name, inner in messages.items():
+        yield from _flat(inner, path if name == "_schema" else f"{path}.{name}".lstrip("."))
 
 
 def named_fields(message: Mapping[str, Any], schema: Any = _MESSAGE) -> dict[str, Any]:

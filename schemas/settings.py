@@ -1,69 +1,69 @@
-"""The settings: what each may be, and its default. Every message is the end of a sentence that starts with the name,
-and shows nothing of the value, which may be secret."""
+"""The settings: what each may be, its default, and how all of them are read from the environment.
 
+Every message is the end of a sentence that starts with the name, and shows nothing of the value, which may be secret.
+"""
+
+import logging
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from marshmallow import Schema, ValidationError, fields, post_load, validate
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+
+from config import INTERNALS, MAX_BODY, has_ephemeral_disk, platform_url, warnings
 
 SHORTEST_SECRET = 8  # characters
 POSTGRES_URL = re.compile(r"(postgres(?:ql)?://(?:[^@/]*@)?)([^?]*)\??(.*)")  # login, place, options
+
+logger = logging.getLogger(__name__)
 
 
 def _secrets(text: str) -> tuple[str, ...]:
     secrets = tuple(filter(None, map(str.strip, text.split(","))))
     if not secrets or min(map(len, secrets)) < SHORTEST_SECRET:
-        raise ValidationError(
-            f"must be secrets of {SHORTEST_SECRET} characters or more, separated by commas:"
-            " v1,whsec_... is two, and with the first anybody signs"
-        )
+        meant = "v1,whsec_... is two, and with the first anybody signs"
+        raise ValidationError(f"must be secrets of {SHORTEST_SECRET} characters or more, separated by commas: {meant}")
     return secrets
 
 
-def is_url(text: str, *schemes: str) -> bool:
-    """Whether `text` is a URL with one of `schemes`. Unlike marshmallow's it may name a host such as my_crm."""
+def is_url(text: str) -> bool:
+    """Whether `text` is a URL of http or https. Unlike marshmallow's it may name a host such as my_crm."""
     try:
         parts = urlsplit(text)
-        valid = parts.scheme in schemes and bool(parts.hostname or parts.scheme == "unix") and parts.port != 0
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
-    return valid and not re.search(r"[\s\x00-\x1f]", text)
+    return valid and not re.search(r"\s", text)
 
 
-def _url(*schemes: str) -> Callable[[str], None]:
-    def check(text: str) -> None:
-        if not is_url(text, *schemes):
-            starts = " or ".join(f"{scheme}://" for scheme in schemes)
-            raise ValidationError(f"must be a URL with a valid host and port that starts with {starts}")
-
-    return check
+def _require_url(text: str) -> None:
+    if not is_url(text):
+        raise ValidationError("must be a URL with a valid host and port that starts with http:// or https://")
 
 
-def _redis_url(text: str) -> None:
-    _url("redis", "rediss", "unix")(text)
+def _require_redis_url(text: str) -> None:
     from redis import ConnectionPool  # only where it is used
 
     try:
         pool = ConnectionPool.from_url(text)
         pool.connection_class(**pool.connection_kwargs)  # connects to nothing yet
     except (TypeError, ValueError):
-        raise ValidationError("must be a URL whose options redis-py knows") from None
+        raise ValidationError("must be a URL that redis-py takes, as redis://:password@host:6379/0") from None
 
 
-def _database_url(text: str) -> None:
+def _require_postgres_url(text: str) -> None:
     parts = POSTGRES_URL.fullmatch(text)
     if not parts:
         raise ValidationError("must start with postgres:// or postgresql:// (for a file, set SQLITE_PATH)")
     login, place, options = parts.groups()
     if "@" in place + options or _conninfo(login) is None:
         raise ValidationError("must have its user and password percent-encoded: %40 for @, %2F for /, %25 for %")
-    address = _conninfo(login + place)
-    if address is None or not all(map(_is_port, str(address.get("port", 5432)).split(","))):
-        raise ValidationError("must have a valid host and port, as postgresql://user:password@host:5432/name")
-    if _conninfo(known_options(text)[0]) is None:
-        raise ValidationError("must have options that PostgreSQL takes, as ?sslmode=require&connect_timeout=2")
+    address = _conninfo(known_options(text)[0])
+    if address is None or not all(map(_is_port, str(address.get("port", "")).split(","))):
+        example = "postgresql://user:password@host:5432/name?sslmode=require"
+        raise ValidationError(f"must have a valid host and port, and options that PostgreSQL takes: {example}")
 
 
 def _conninfo(url: str) -> dict[str, Any] | None:
@@ -85,16 +85,12 @@ def known_options(url: str) -> tuple[str, list[str]]:
     """A URL of PostgreSQL without the options that only other clients know, such as pgbouncer, and their names."""
     from psycopg.pq import Conninfo
 
+    known = {"", "ssl", *(option.keyword.decode() for option in Conninfo.get_defaults())}
     parts = POSTGRES_URL.fullmatch(url)
     login, place, query = parts.groups() if parts else (url, "", "")
-    known = {"", "ssl", *(option.keyword.decode() for option in Conninfo.get_defaults())}
     options = [(option.partition("=")[0], option) for option in query.split("&")]
     query = "&".join(option for name, option in options if name in known)
     return f"{login}{place}?{query}".rstrip("?"), [name for name, _ in options if name not in known]
-
-
-def _text(check: Callable[[str], Any] | None = None, default: str | None = None) -> fields.String:
-    return fields.String(load_default=default, validate=check)
 
 
 def _flag(default: bool) -> fields.Boolean:
@@ -107,7 +103,10 @@ def _number(least: int, most: int, default: int | None = None) -> fields.Integer
     return fields.Integer(load_default=default, error_messages={"invalid": message}, validate=in_range)
 
 
-WEB = _url("http", "https")
+def _text(check: Any = None, default: str | None = None) -> fields.String:
+    return fields.String(load_default=default, validate=check)
+
+
 TOKEN = validate.Regexp(r"[!-~]+\Z", error="must be printable ASCII without spaces, as it is sent in a header")
 HEADER = validate.Regexp(r"[\w!#$%&'*+.^`|~-]+\Z", re.ASCII, error="must be the name of a header")
 
@@ -117,24 +116,55 @@ class Settings(Schema):
     ALLOW_UNSIGNED = _flag(False)
     WEBHOOK_TOLERANCE = _number(0, 86400, 300)
     SQLITE_PATH = _text(default="instance/calls.db")
-    DATABASE_URL = _text(_database_url)
-    REDIS_URL = _text(_redis_url)
+    DATABASE_URL = _text(_require_postgres_url)
+    REDIS_URL = _text(_require_redis_url)
     REDIS_TLS_VERIFY = _flag(True)
-    CRM_WEBHOOK_URL = _text(WEB)
+    CRM_WEBHOOK_URL = _text(_require_url)
     CRM_TOKEN = _text(TOKEN)
     CRM_TOKEN_HEADER = _text(HEADER, default="Authorization")
-    SLACK_WEBHOOK_URL = _text(WEB)
+    SLACK_WEBHOOK_URL = _text(_require_url)
     ALERT_INTERVAL = _number(0, 86400, 60)
     ALERT_SILENCE = _number(1, 8760)
-    PUBLIC_URL = _text(WEB)
+    PUBLIC_URL = _text(_require_url)
     DASHBOARD_PASSWORD = _text()
     PROVIDER_API_KEY = _text(TOKEN)
-    PROVIDER_API_URL = _text(WEB, default="https://api.hmsovereign.com/api/v1")
+    PROVIDER_API_URL = _text(_require_url, default="https://api.hmsovereign.com/api/v1")
     RETENTION_DAYS = _number(2, 3650, 30)
 
-    @post_load
-    def leave_unknown_options_out(self, settings: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """`UNKNOWN_OPTIONS` has the names of those that DATABASE_URL was given."""
-        url = settings["DATABASE_URL"]
-        settings["DATABASE_URL"], settings["UNKNOWN_OPTIONS"] = known_options(url) if url else (None, [])
-        return settings
+    @validates_schema(skip_on_field_errors=False)
+    def refuse_two_logins(self, settings: dict[str, Any], **_: Any) -> None:
+        if settings.get("CRM_TOKEN") and "@" in urlsplit(settings.get("CRM_WEBHOOK_URL") or "").netloc:
+            raise ValidationError("must be unset, or the login in CRM_WEBHOOK_URL taken out", "CRM_TOKEN")
+
+
+SETTINGS: dict[str, Any] = {name: field.load_default for name, field in Settings().fields.items()}  # their defaults
+
+
+def load_config(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """The app's configuration from `environ`. Empty values count as unset; nonsense ends the process, a line each."""
+    texts = {name: text for name in SETTINGS if (text := environ.get(name, "").strip())}
+    try:
+        settings = Settings().load(texts)
+    except ValidationError as error:
+        raise SystemExit("\n".join(f"{name} {errors[0]}." for name, errors in error.messages_dict.items())) from None
+    unknown: list[str] = []
+    if settings["DATABASE_URL"]:
+        settings["DATABASE_URL"], unknown = known_options(settings["DATABASE_URL"])
+    settings["PUBLIC_URL"] = settings["PUBLIC_URL"] or platform_url(environ)
+    ephemeral = has_ephemeral_disk(environ)
+    derived = {"MAX_CONTENT_LENGTH": MAX_BODY, "CLOCK": None, "EPHEMERAL_DISK": ephemeral, "UNKNOWN_OPTIONS": unknown}
+    return {**INTERNALS, **settings, **derived}
+
+
+def on_and_off(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The names of the optional settings that are set, and of those that are not."""
+    optional = [name for name, default in SETTINGS.items() if not default]
+    return [name for name in optional if config[name]], [name for name in optional if not config[name]]
+
+
+def announce(config: Mapping[str, Any], **fields: Any) -> None:
+    """Log what is on and off, and what is missing."""
+    on, off = on_and_off(config)
+    logger.info("starting", extra={"fields": {**fields, "on": on, "off": off}})
+    for warning in warnings(config):
+        logger.warning(warning)

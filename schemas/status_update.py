@@ -1,6 +1,5 @@
 """The provider's status update: what is kept of it, and nothing else. More statuses may come, so they stay strings."""
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -8,17 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from marshmallow import ValidationError
-
-from schemas import document as schema
+from schemas.document import STATUS_UPDATE, load
 from schemas.statuses import ERRORS, FINAL, IN_PROGRESS
-from schemas.strict_json import is_deeper
 from schemas.times import isoformat
 
 logger = logging.getLogger(__name__)
-
-STATUS_UPDATE = schema.STATUS_UPDATE
-MAX_METADATA_BYTES, MAX_METADATA_DEPTH = 64 * 1024, 16
 
 # What two errors of one kind may differ in: ids, addresses, decimals and long numbers. SIP 486 and SIP 503 stay apart.
 _VARIES = re.compile(
@@ -92,24 +85,18 @@ class StatusUpdate:
         return _VARIES.sub("#", self.error or "")[:256] if self.ends_with_error else None
 
 
-def storable(text: str) -> str:
-    """`text` as every database takes it: lone surrogates become question marks, and NULs go."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "")
-
-
 def load_update(document: Any, received_at: datetime) -> StatusUpdate:
     """The update in a decoded `document`, `{"message": {...}}`; `received_at` is aware.
 
     Raises marshmallow's ValidationError where the call's id or status cannot be read; `field_errors` flattens it.
     Whatever else cannot be read is left out, with a warning.
     """
-    message = _load_message(document)
-    timestamp, assistant = message.get("timestamp"), message.get("assistant") or {}
-    metadata, left_out = assistant.get("metadata"), assistant.get("metadata_left_out")
-    call = Call(**message["call"])
-    if too_much := _too_much(metadata):
-        logger.warning("metadata left out", extra={**_named(call), "error": too_much})
-        metadata, left_out = None, too_much
+    message, errors = load(document)
+    call, timestamp, assistant = Call(**message["call"]), message.get("timestamp"), message.get("assistant") or {}
+    [left_out] = errors.get("message.assistant.metadata", [assistant.get("metadata_left_out")])
+    if errors:
+        extra = {"call_id": call.id, "status": call.status, "fields": {"wrong": errors}}
+        logger.warning("left out what cannot be read", extra=extra)
     return StatusUpdate(
         call=call,
         timestamp=timestamp or received_at,
@@ -118,38 +105,10 @@ def load_update(document: Any, received_at: datetime) -> StatusUpdate:
         customer=Customer(**(message.get("customer") or {})),
         error=message.get("error"),
         end_reason=message.get("end_reason"),
-        metadata=metadata,
+        metadata=assistant.get("metadata"),
         metadata_left_out=left_out,
         timestamp_known=timestamp is not None,
     )
-
-
-def _load_message(document: Any) -> dict[str, Any]:
-    """What the schema reads of the message, less the fields that it cannot read."""
-    try:
-        return schema.load(document)
-    except ValidationError as error:
-        errors = field_errors(error)
-        if not schema.NEEDED.isdisjoint(errors):
-            raise
-    for name in errors:
-        document = schema.without(document, name.split("."))
-    message = schema.load(document)
-    named = _named(Call(**message["call"]))
-    logger.warning("left out what cannot be read", extra={**named, "fields": {"wrong": errors}})
-    return message
-
-
-def _too_much(metadata: Any) -> str | None:
-    """Why metadata is not kept; None where it is."""
-    if is_deeper(metadata, MAX_METADATA_DEPTH):
-        return f"deeper than {MAX_METADATA_DEPTH} levels"
-    size = len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
-    return f"{size:,} bytes, over {MAX_METADATA_BYTES:,}" if size > MAX_METADATA_BYTES else None
-
-
-def _named(call: Call) -> dict[str, str]:
-    return {"call_id": call.id, "status": call.status}
 
 
 def dump(update: StatusUpdate) -> dict[str, Any]:
@@ -170,18 +129,3 @@ def dump(update: StatusUpdate) -> dict[str, Any]:
     if any(value is not None for value in assistant.values()):
         message["assistant"] = {name: value for name, value in assistant.items() if value is not None}
     return {"message": message}
-
-
-def field_errors(error: ValidationError) -> dict[str, list[str]]:
-    """What is wrong with each field, by its dotted name: `message.call.id`."""
-    errors: dict[str, list[str]] = {}
-
-    def collect(messages: Any, path: tuple[str, ...]) -> None:
-        if isinstance(messages, dict):
-            for name, inner in messages.items():
-                collect(inner, path if name == "_schema" else (*path, str(name)))
-        else:
-            errors.setdefault(".".join(path) or "message", []).extend(messages)
-
-    collect(error.messages, ())
-    return errors

@@ -4,16 +4,17 @@ from dataclasses import fields
 from math import inf
 from typing import Any
 
-from schemas.status_update import StatusUpdate, storable
+from schemas.status_update import StatusUpdate
 from schemas.statuses import ERRORS
+from schemas.strict_json import storable
 from stores import numbers
 from stores.database import Database
-from stores.records import Call, Tally, hour_of
+from stores.records import CallRecord, Tally, hour_of
 
 NO_LIMIT = 2**31 - 1
 MAX_ERROR = 300  # characters; the update itself has all of them
 
-COLUMNS = ", ".join(field.name for field in fields(Call))
+COLUMNS = ", ".join(field.name for field in fields(CallRecord))
 FAILED_STATUS = f"status IN {ERRORS}"
 _DURATIONS = "count(seconds), coalesce(sum(seconds), 0), coalesce(max(received_at), 0)"
 _RECEIVED = "received_at >= :since AND received_at < :until"
@@ -78,7 +79,7 @@ def _cut(text: str | None, most: int = 64) -> str | None:
     return text and text[:most]
 
 
-def get(db: Database, call_id: str) -> Call | None:
+def get(db: Database, call_id: str) -> CallRecord | None:
     return next(iter(read(db, "id = :id", id=storable(call_id))), None)
 
 
@@ -87,7 +88,7 @@ def is_active(db: Database, call_id: str, after: float = 0) -> bool:
     return bool(read(db, f"id = :id AND {_ACTIVE}", id=call_id, after=after, until=inf))
 
 
-def active(db: Database, after: float = 0, until: float = inf, limit: int = NO_LIMIT) -> list[Call]:
+def active(db: Database, after: float = 0, until: float = inf, limit: int = NO_LIMIT) -> list[CallRecord]:
     """The calls that have started and not ended, newest start received first: those whose start was received after
     `after` and no later than `until`."""
     newest = f"{_ACTIVE} ORDER BY start_received_at DESC, id LIMIT :limit"
@@ -131,7 +132,7 @@ def note_checked(db: Database, call_id: str, *, unknown: bool) -> None:
     db.execute("UPDATE calls SET checked_at = :now, unknown = :unknown WHERE id = :id", values)
 
 
-def read(db: Database, where: str, **values: Any) -> list[Call]:
+def read(db: Database, where: str, **values: Any) -> list[CallRecord]:
     """The calls that `where` finds."""
     rows = db.query(f"SELECT {COLUMNS} FROM calls WHERE {where}", values)
-    return [Call(*row) for row in rows]
+    return [CallRecord(*row) for row in rows]

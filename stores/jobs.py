@@ -6,7 +6,8 @@ A lease's end is its fencing token: success always ends the job, failure is writ
 from collections.abc import Collection, Iterable
 from dataclasses import asdict
 
-from schemas.status_update import StatusUpdate, storable
+from schemas.status_update import StatusUpdate
+from schemas.strict_json import storable
 from stores import updates
 from stores.database import Database, Execute
 from stores.records import Backlog, Change, Job, StoredUpdate

@@ -97,7 +97,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CallRecord:
     """What is known of one call. `started_at` and `ended_at` are the provider's times; those `received` are ours.
 
     `seconds`: how long it lasted; None while it is not over, or where its times contradict each other.

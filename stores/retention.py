@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection
 
-from schemas.status_update import storable
+from schemas.strict_json import storable
 from stores import numbers, updates
 from stores.database import Database, Rows
 

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import inf
 
-from schemas.status_update import storable
 from schemas.statuses import ENDED_WITH_ERROR, FINAL, IN_PROGRESS
+from schemas.strict_json import storable
 from stores import numbers
 from stores.calls import FAILED_STATUS, read
 from stores.database import Database
-from stores.records import Call
+from stores.records import CallRecord
 
 NONE = "none"  # as a line: calls without one; as an error: calls that ended with one that has no message
 DIGITS = 4  # the fewest that a number is found by
@@ -71,7 +71,7 @@ class Filters:
 class Page:
     """Calls, newest first. `older`: the `received_at` and id that the next page begins before; None at the end."""
 
-    calls: list[Call]
+    calls: list[CallRecord]
     older: tuple[float, str] | None = None
 
 

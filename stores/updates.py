@@ -5,7 +5,8 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from schemas.status_update import StatusUpdate, dump, storable
+from schemas.status_update import StatusUpdate, dump
+from schemas.strict_json import storable
 from stores.calls import UPSERT_CALL, call_values
 from stores.database import Database
 from stores.records import Job, StoredUpdate

@@ -15,9 +15,9 @@ import requests
 from flask import Flask, current_app, g
 from flask.testing import FlaskClient
 
-import config
 import stores
 from intake.signature import sign
+from schemas.settings import SETTINGS, load_config
 from schemas.status_update import load_update
 from stores import get_store, jobs, updates
 from stores.records import Change, Job
@@ -34,7 +34,7 @@ PASSWORD = "test password"
 URL = "/webhooks/status-update"
 NOW = 1_800_001_800.0
 
-for name in (*config.SETTINGS, "FLASK_APP", "WEB_CONCURRENCY", "PORT"):
+for name in (*SETTINGS, "FLASK_APP", "WEB_CONCURRENCY", "PORT"):
     os.environ.pop(name, None)
 os.environ["SQLITE_PATH"] = os.devnull  # no test uses the real file
 
@@ -126,7 +126,7 @@ def valkey(valkey_server):
 def store_settings(request, tmp_path):
     """The settings that choose a database, which is empty."""
     url = request.getfixturevalue("postgres").url if request.param == "postgresql" else None
-    return config.load_config({}) | {"SQLITE_PATH": str(tmp_path / "calls.db"), "DATABASE_URL": url}
+    return load_config({}) | {"SQLITE_PATH": str(tmp_path / "calls.db"), "DATABASE_URL": url}
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ class Service:
                 else:
                     self.answer(*answer)
 
-            do_GET = do_POST
+            do_GET = do_HEAD = do_POST
 
             def answer(self, status=200, headers=(), text=b""):
                 self.send_response(status)

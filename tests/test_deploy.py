@@ -10,7 +10,7 @@ import sys
 import pytest
 import requests
 
-from config import SETTINGS
+from schemas.settings import SETTINGS
 from tests.conftest import PASSWORD, ROOT, SECRET, message
 
 pytest.importorskip("honcho", reason="honcho is in requirements-dev.txt")
@@ -58,7 +58,7 @@ def test_check_tells_whether_a_deployment_is_right_and_leaves_no_trace(deploymen
     done = server.flask("check", "--url", server.url)
     assert done.returncode == 0, done.stdout
     assert "differs" not in done.stdout
-    assert len(re.findall(r"^a message of .* 200 \{\}$", done.stdout, re.MULTILINE)) == 3
+    assert len(re.findall(r"^a message of .* answered 200$", done.stdout, re.MULTILINE)) == 3
     assert server.exported() == []
     page = requests.get(server.url, timeout=5, auth=("", PASSWORD), headers={"Accept": "text/html"}).text
     assert "No updates yet" in page and "Needs attention" not in page
@@ -66,7 +66,7 @@ def test_check_tells_whether_a_deployment_is_right_and_leaves_no_trace(deploymen
     server.environment["WEBHOOK_SECRET"] = "another secret"
     done = server.flask("check", "--url", server.url)
     assert done.returncode == 1
-    assert "broken JSON                          400        401   <-- differs" in done.stdout
+    assert "broken JSON                          expected 400, answered 401   <-- differs" in done.stdout
     assert "WEBHOOK_SECRET" in done.stderr
 
 
@@ -85,7 +85,7 @@ def test_check_works_on_a_laptop_without_a_secret(receiver):
 
 @pytest.mark.parametrize(
     ("url", "exit_code", "word"),
-    [("https://calls.example.com", 2, "WEBHOOK_SECRET"), ("http://127.0.0.1:9", 1, "connection refused")],
+    [("https://calls.example.com", 2, "WEBHOOK_SECRET"), ("http://127.0.0.1:9", 1, "Connection refused")],
 )
 def test_check_needs_the_deployments_secret_and_an_answer(runner, url, exit_code, word):
     result = runner.invoke(args=["check", "--url", url])

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from app import app
-from config import SETTINGS
+from schemas.settings import SETTINGS
 from stores.refusals import REASONS
 from tests.conftest import ROOT, message
 from tests.test_readme import OPERATIONS, README, blocks

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 import pytest
 from marshmallow import ValidationError
 
-from schemas.status_update import Call, Customer, PhoneNumber, StatusUpdate, dump, field_errors, load_update
+from schemas.document import field_errors
+from schemas.status_update import Call, Customer, PhoneNumber, StatusUpdate, dump, load_update
 from schemas.strict_json import parse_json
 from tests.conftest import message, payload, update
 
@@ -83,8 +84,19 @@ def wrong_fields(document):
     return sorted(field_errors(caught.value))
 
 
-UNREADABLE = ["", "2025-12-13", "yesterday at noon", "2025-02-30T12:00:00Z", "202512131200", 5, -1, 10**12 - 1, 10**14]
-UNREADABLE += [True, [], {}, ["2025-12-13T12:00:00Z"]]
+UNREADABLE = [
+    "",
+    "2025-12-13",
+    "yesterday at noon",
+    "2025-02-30T12:00:00Z",
+    "202512131200",
+    5,
+    -1,
+    10**12 - 1,
+    10**14,
+    10**400,
+]
+UNREADABLE += [10**400, True, [], {}, ["2025-12-13T12:00:00Z"]]
 UNREADABLE += ["0001-01-01T00:00:00+14:00", "0001-12-31T23:59:59Z", "9999-01-01T00:00:00Z", "9999-12-31T23:59:59-01:00"]
 
 
@@ -107,6 +119,7 @@ def test_a_number_is_its_digits_and_a_party_that_is_no_object_is_its_number(numb
         loaded = load_update({"message": each}, RECEIVED)
         assert (loaded.phone_number, loaded.customer) == (PhoneNumber("31612345678"), Customer("31612345678"))
         assert (loaded.error, loaded.end_reason) == ("486", "1.5")
+    assert update(error=10**400).error == str(10**400)
     assert caplog.records == []
 
 
@@ -118,7 +131,7 @@ def test_what_cannot_be_understood_is_left_out_with_one_warning_that_names_it(ca
     assert (loaded.call, loaded.customer) == (Call("call-1", "ended-with-error"), Customer())
     assert (loaded.phone_number, loaded.error) == (PhoneNumber(None, "Front desk"), None)
     [warning] = caplog.records
-    names = ["assistant", "call.type", "customer", "end_reason", "error", "phone_number.number", "timestamp"]
+    names = ["assistant", "call.type", "customer.number", "end_reason", "error", "phone_number.number", "timestamp"]
     assert sorted(warning.fields["wrong"]) == [f"message.{name}" for name in names]
     assert document["message"]["error"] == {"code": 486}
 
@@ -135,7 +148,7 @@ def test_an_id_may_have_256_characters_and_a_status_64():
 
 def test_it_names_every_wrong_field():
     document = {"message": {"type": "x", "timestamp": 5, "call": {"status": []}, "customer": [], "error": {}}}
-    names = ["call.id", "call.status", "customer", "error", "timestamp", "type"]
+    names = ["call.id", "call.status", "customer.number", "error", "timestamp", "type"]
     assert wrong_fields(document) == [f"message.{name}" for name in names]
 
 
@@ -211,19 +224,17 @@ FULL = 64 * 1024 - len('{"x":""}')
     [
         ({"x": "y" * (FULL + 1)}, "65,537 bytes, over 65,536"),
         ({"x": "\u00e9" * (FULL // 2 + 1)}, "65,538 bytes, over 65,536"),
-        ({"x": nested(16)}, "deeper than 16 levels"),
-        ({"x": nested(500)}, "deeper than 16 levels"),
     ],
 )
-def test_metadata_too_large_or_too_deep_is_left_out_with_a_warning(metadata, reason, caplog):
+def test_metadata_that_is_too_large_is_left_out_with_a_warning(metadata, reason, caplog):
     loaded = update(assistant={"metadata": metadata})
     assert (loaded.metadata, loaded.metadata_left_out) == (None, reason)
     assert [(record.levelno, record.call_id) for record in caplog.records] == [(logging.WARNING, "call-1")]
     assert dump(loaded)["message"]["assistant"] == {"metadata_left_out": reason}
 
 
-@pytest.mark.parametrize("metadata", [{"x": nested(15)}, {"x": "y" * FULL}, {"x": "\u00e9" * (FULL // 2)}, [], "", 0])
-def test_metadata_of_16_levels_and_64_kib_is_kept(metadata):
+@pytest.mark.parametrize("metadata", [{"x": nested(60)}, {"x": "y" * FULL}, {"x": "\u00e9" * (FULL // 2)}, [], "", 0])
+def test_metadata_of_64_kib_is_kept(metadata):
     loaded = update(assistant={"metadata": metadata})
     assert (loaded.metadata, loaded.metadata_left_out) == (metadata, None)
 
@@ -237,6 +248,7 @@ def test_metadata_of_16_levels_and_64_kib_is_kept(metadata):
         "{}".encode("utf-16"),
         b'{"a": nan}',
         b'{"a": 1,}',
+        b"9" * 5000,
         b"[" * 65 + b"]" * 65,
         b"[" * 100_000 + b"]" * 100_000,
         b'{"a":' * 65 + b"1" + b"}" * 65,
@@ -254,11 +266,16 @@ def test_it_takes_64_levels_and_the_last_of_duplicate_keys():
 
 
 @pytest.mark.parametrize(
-    "value", [b"NaN", b"Infinity", b"-Infinity", b"1e400", b"-1e400", b"9" * 400, b"-" + b"9" * 5000]
+    ("sent", "expected"),
+    [
+        *((value, None) for value in (b"NaN", b"Infinity", b"-Infinity", b"1e400", b"-1e400")),
+        (b"1e300", 1e300),
+        (b"9" * 400, int("9" * 400)),
+    ],
 )
-def test_what_no_other_reader_takes_for_a_number_is_null(value):
-    assert parse_json(b'{"a": [' + value + b", 1e300, 12345678901234567890]}") == {
-        "a": [None, 1e300, 12345678901234567890]
+def test_what_no_other_reader_takes_for_a_number_is_null(sent, expected):
+    assert parse_json(b'{"a": [' + sent + b", 1.5, 12345678901234567890]}") == {
+        "a": [expected, 1.5, 12345678901234567890]
     }
 
 

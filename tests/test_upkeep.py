@@ -198,7 +198,7 @@ class TestReconcile:
         service.default = over()
         result = runner.invoke(args=["reconcile"], input="n\n")
         assert result.exit_code == 1
-        assert "track_call, alert_on_error, update_crm are off here" in result.stderr
+        assert "track_call, alert_on_error, update_crm. Go on?" in result.stderr
         assert len(calls.active(get_store())) == 1
         runner.invoke(args=["reconcile"], input="y\n")
         assert calls.active(get_store()) == []

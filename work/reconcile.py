@@ -12,19 +12,20 @@ from marshmallow import ValidationError
 
 from handlers.errors import GiveUp, NotFound, Retry, Unavailable
 from handlers.http import get
-from schemas.status_update import STATUS_UPDATE, StatusUpdate, load_update
+from schemas.document import STATUS_UPDATE
+from schemas.status_update import StatusUpdate, load_update
 from schemas.statuses import ENDED, ERRORS, GOES_ON, IN_PROGRESS
-from schemas.strict_json import clean
+from schemas.strict_json import storable
 from schemas.times import isoformat
 from stores import calls, get_store, locks, updates
-from stores.records import Call
+from stores.records import CallRecord
 from work.dispatch import dispatch
 
 CHECKED_AT_ONCE = 30  # calls; the provider takes 100 requests a minute
 NOT_TOLD = "not told by the provider's API"
 
 
-def reconcile() -> Iterator[tuple[Call, str]]:
+def reconcile() -> Iterator[tuple[CallRecord, str]]:
     """Check long-running calls with the provider, first those not checked for longest.
 
     One that is over gets its final update. Yields each call with what became of it.
@@ -49,7 +50,7 @@ def reconcile() -> Iterator[tuple[Call, str]]:
         yield call, result
 
 
-def fetch_call(call: Call) -> dict[str, Any]:
+def fetch_call(call: CallRecord) -> dict[str, Any]:
     """The provider's own record of a call. Raises what `get` does."""
     config = current_app.config
     url = f"{config['PROVIDER_API_URL'].rstrip('/')}/calls/{quote(call.id, safe='')}"
@@ -57,7 +58,7 @@ def fetch_call(call: Call) -> dict[str, Any]:
     return answer
 
 
-def settle_call(call: Call, answer: dict[str, Any]) -> str:
+def settle_call(call: CallRecord, answer: dict[str, Any]) -> str:
     """Dispatch the final update that never came, where the provider's `answer` says that the call is over."""
     update = end_of(call, answer)
     if not update.is_final:
@@ -69,7 +70,7 @@ def settle_call(call: Call, answer: dict[str, Any]) -> str:
     return f"{update.call.status} at {isoformat(update.timestamp)}"
 
 
-def end_of(call: Call, answer: dict[str, Any]) -> StatusUpdate:
+def end_of(call: CallRecord, answer: dict[str, Any]) -> StatusUpdate:
     """What the provider's `answer` says of a call as an update, with what only the call's start had.
 
     It is final where the call is over: by its status, or where it has an `ended_at`.
@@ -85,6 +86,6 @@ def end_of(call: Call, answer: dict[str, Any]) -> StatusUpdate:
         "error": error or (status if status in ERRORS else None),
         "assistant": json.loads(start.message)["message"].get("assistant") if start else None,
     }
-    update = load_update(clean({"message": message}), datetime.fromtimestamp(store.now(), UTC))
+    update = load_update(storable({"message": message}), datetime.fromtimestamp(store.now(), UTC))
     over = update.starts and update.call.ended_at  # a status that cannot end it
     return replace(update, call=replace(update.call, status=ENDED)) if over else update
