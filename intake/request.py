@@ -3,6 +3,7 @@
 from typing import Any
 
 from flask import current_app, request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from config import MAX_BODY
@@ -14,16 +15,16 @@ from stores.refusals import ENCODED, NOT_JSON
 
 def read_body() -> bytes:
     """The raw body, MAX_BODY bytes at most and not encoded. Raises Refusal."""
+    request.max_content_length = MAX_BODY + 1  # what comes in chunks is silently cut off there
     try:
         body = request.get_data()
-        # What comes in chunks is silently cut off at the limit.
-        if len(body) == MAX_BODY and request.content_length is None and request.environ["wsgi.input"].read(1):
+        if len(body) > MAX_BODY:
             raise RequestEntityTooLarge
         if len(body) < (request.content_length or 0):
             raise ClientDisconnected
     except RequestEntityTooLarge:
         raise Refusal("too large", f"{MAX_BODY} bytes at most") from None
-    except (OSError, ClientDisconnected):
+    except (OSError, ClientDisconnected, ParseException):
         raise Refusal("the body stopped halfway", "send all of it") from None
     if (encoding := request.headers.get("Content-Encoding", "").strip().lower()) not in ("", "identity"):
         raise Refusal(ENCODED, f"send it as it is, without Content-Encoding: {encoding[:64]}")
