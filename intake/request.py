@@ -8,6 +8,7 @@ from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from config import MAX_BODY
 from intake.signature import InvalidSignature, Refusal, is_local, verify
+from schemas.document import STATUS_UPDATE
 from schemas.strict_json import parse_json
 from schemas.times import clock
 from stores.refusals import ENCODED, NOT_JSON
@@ -49,3 +50,15 @@ def parse_body(body: bytes) -> Any:
         return parse_json(body)
     except ValueError as error:
         raise Refusal(NOT_JSON, f"{error}. Send one JSON object in UTF-8") from None
+
+
+def message_of(document: Any) -> dict[str, Any]:
+    """The message in a decoded document; empty where there is none."""
+    message = document.get("message") if isinstance(document, dict) else None
+    return message if isinstance(message, dict) else {}
+
+
+def message_type(document: Any) -> str:
+    """The type of the message. One without a type is checked as a status update: the answer names what is wrong."""
+    kind = message_of(document).get("type")
+    return kind if isinstance(kind, str) else STATUS_UPDATE
