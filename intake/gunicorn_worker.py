@@ -121,8 +121,7 @@ class Worker(ThreadWorker):
         if data == b"":
             self.drop(conn)
         elif data:
-            size = measure(data)
-            arrived = len(data) if len(data) < LOOK else available(conn.sock)
+            size, arrived = measure(data), available(conn.sock)
             if size is not None and size <= arrived:
                 self.hand_over(conn, LARGE_AT_ONCE if size > LOOK else None)
             elif size is None or (size == conn.asked and len(data) == LOOK):  # the kernel cannot hold all of it
@@ -184,10 +183,10 @@ class Worker(ThreadWorker):
         """Drop whom nobody waits for any longer, and watch again who has rested; once a turn of the event loop."""
         now = time.monotonic()
         latest = now if self.alive else now + PATIENCE - STOPPING
-        while self.pending_conns and (
-            self.pending_conns[0].timeout < latest or self.nr_conns >= self.worker_connections
-        ):
+        while self.pending_conns and self.pending_conns[0].timeout < latest:
             self.drop(self.pending_conns[0])
+        if self.pending_conns and self.nr_conns >= self.worker_connections:
+            self.drop(self.pending_conns[0])  # the one that has waited longest, so that another can come
         while sum(conn.asked for conn in self.pending_conns) > MOST_WAITING:
             self.drop(max(self.pending_conns, key=lambda conn: conn.asked))
         for conn in self.large:
