@@ -20,7 +20,7 @@ import logs
 import stores
 from config import WEBHOOK_PATH
 from intake import refusals
-from intake.request import parse_body, read_body, verify_sender
+from intake.request import message_type, parse_body, read_body, verify_sender
 from schemas.document import STATUS_UPDATE
 from schemas.settings import load_config
 from schemas.status_update import load_update
@@ -62,13 +62,6 @@ def status_update() -> Response:
     received_at = datetime.fromtimestamp(stores.get_store().now(), UTC)
     dispatch(load_update(document, received_at))
     return Response("OK", mimetype="text/plain")
-
-
-def message_type(document: Any) -> str:
-    """The type of the message. One without a type is checked as a status update: the answer names what is wrong."""
-    message = document.get("message") if isinstance(document, dict) else None
-    kind = message.get("type") if isinstance(message, dict) else None
-    return kind if isinstance(kind, str) else STATUS_UPDATE
 
 
 def pass_over(kind: str) -> Response:

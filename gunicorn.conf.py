@@ -50,8 +50,7 @@ def on_starting(server: Arbiter) -> None:
     config = load_config()
     if server.cfg.is_ssl:
         raise SystemExit("gunicorn cannot speak TLS here: unset certfile and keyfile, and put a proxy in front.")
-    names = [":".join(map(str, each)) if isinstance(each, tuple) else str(each) for each in server.address]
-    announce(config, address=names)
+    announce(config)
 
 
 def post_worker_init(worker: Any) -> None:

@@ -11,7 +11,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from config import WEBHOOK_PATH
-from intake.signature import InvalidSignature, Refusal, verify
+from intake.request import message_of, message_type, read_body, verify_sender
+from intake.signature import Refusal
 from schemas.document import STATUS_UPDATE, field_errors, named_fields
 from schemas.strict_json import parse_json
 from schemas.times import clock, iso
@@ -34,10 +35,13 @@ def init_app(app: Flask) -> None:
 
 def refuse(refusal: Refusal, fields: dict[str, list[str]] | None = None, cause: str = "") -> Response:
     """Log, count and answer a refusal. `fields`: what is wrong with each, `cause`: what only the log tells."""
-    log(refusal, fields, cause)
+    code, _ = REASONS[refusal.reason]
+    log(refusal, cause or f"{code} {refusal}", {"wrong": fields} if fields else {})
     if request.user_agent.string != CHECK_AGENT:
         get_refusals().count(refusal.reason)
-    return answer(refusal, fields)
+    response = jsonify({"error": str(refusal)} | ({"fields": fields} if fields else {}))
+    response.status_code = code
+    return response
 
 
 def _wrong_fields(error: ValidationError) -> Response:
@@ -64,42 +68,31 @@ def _http_error(error: HTTPException) -> AnyResponse:
     return response
 
 
-def log(refusal: Refusal, fields: dict[str, list[str]] | None, cause: str) -> None:
+def log(refusal: Refusal, error: str, details: dict[str, Any]) -> None:
     """What may be an update of the provider's is logged as a line that `flask import` takes."""
-    details: dict[str, Any] = {"wrong": fields} if fields else {}
-    text = f"{REASONS[refusal.reason][0]} {refusal}"
-    if refusal.reason in LOGGED_WHOLE and (message := _update()) is not None:
-        event, details["received_at"] = "not kept" if refusal.reason == NOT_KEPT else "refused", iso(clock())
-        logger.error(event, extra={"error": cause or text, "update": message, "fields": details})
+    if refusal.reason in LOGGED_WHOLE and (message := _update()):
+        event = "not kept" if refusal.reason == NOT_KEPT else "refused"
+        details["received_at"] = iso(clock())
+        logger.error(event, extra={"error": error, "update": message, "fields": details})
         return
     if refusal.reason == NOT_JSON:
         body = request.get_data()
         details |= {"length": len(body), "sha256": sha256(body).hexdigest()}
-    logger.warning("refused", extra={"error": text, "fields": details})
+    logger.warning("refused", extra={"error": error, "fields": details})
 
 
-def answer(refusal: Refusal, fields: dict[str, list[str]] | None) -> Response:
-    response = jsonify({"error": str(refusal)} | ({"fields": fields} if fields else {}))
-    response.status_code, _ = REASONS[refusal.reason]
-    return response
-
-
-def _update() -> dict[str, Any] | None:
-    """What the schema names of the status update that was sent; None where it is none."""
-    with suppress(ValueError, TypeError, KeyError, AttributeError):
-        message = parse_json(request.get_data())["message"]
-        kind = message["type"] if isinstance(message.get("type"), str) else STATUS_UPDATE  # as the route takes it
-        if kind == STATUS_UPDATE:
-            return named_fields(message) or None
-    return None
+def _update() -> dict[str, Any]:
+    """What the schema names of the status update that was sent; nothing where it is none."""
+    with suppress(ValueError):
+        document = parse_json(request.get_data())
+        if message_type(document) == STATUS_UPDATE:
+            return named_fields(message_of(document))
+    return {}
 
 
 def _is_signed() -> bool:
-    config, headers = current_app.config, request.headers
-    signature = headers.get("X-Webhook-Timestamp"), headers.get("X-Webhook-Signature")
     try:
-        tolerance = config["WEBHOOK_TOLERANCE"]
-        verify(config["WEBHOOK_SECRET"], *signature, request.get_data(), now=clock(), tolerance=tolerance)
-    except (InvalidSignature, HTTPException, OSError):
+        verify_sender(read_body())
+    except Refusal:
         return False
-    return True
+    return bool(current_app.config["WEBHOOK_SECRET"])

@@ -3,10 +3,12 @@
 from typing import Any
 
 from flask import current_app, request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from config import MAX_BODY
 from intake.signature import InvalidSignature, Refusal, is_local, verify
+from schemas.document import STATUS_UPDATE
 from schemas.strict_json import parse_json
 from schemas.times import clock
 from stores.refusals import ENCODED, NOT_JSON
@@ -14,16 +16,16 @@ from stores.refusals import ENCODED, NOT_JSON
 
 def read_body() -> bytes:
     """The raw body, MAX_BODY bytes at most and not encoded. Raises Refusal."""
+    request.max_content_length = MAX_BODY + 1  # what comes in chunks is silently cut off there
     try:
         body = request.get_data()
-        # What comes in chunks is silently cut off at the limit.
-        if len(body) == MAX_BODY and request.content_length is None and request.environ["wsgi.input"].read(1):
+        if len(body) > MAX_BODY:
             raise RequestEntityTooLarge
         if len(body) < (request.content_length or 0):
             raise ClientDisconnected
     except RequestEntityTooLarge:
         raise Refusal("too large", f"{MAX_BODY} bytes at most") from None
-    except (OSError, ClientDisconnected):
+    except (OSError, ClientDisconnected, ParseException):
         raise Refusal("the body stopped halfway", "send all of it") from None
     if (encoding := request.headers.get("Content-Encoding", "").strip().lower()) not in ("", "identity"):
         raise Refusal(ENCODED, f"send it as it is, without Content-Encoding: {encoding[:64]}")
@@ -48,3 +50,15 @@ def parse_body(body: bytes) -> Any:
         return parse_json(body)
     except ValueError as error:
         raise Refusal(NOT_JSON, f"{error}. Send one JSON object in UTF-8") from None
+
+
+def message_of(document: Any) -> dict[str, Any]:
+    """The message in a decoded document; empty where there is none."""
+    message = document.get("message") if isinstance(document, dict) else None
+    return message if isinstance(message, dict) else {}
+
+
+def message_type(document: Any) -> str:
+    """The type of the message. One without a type is checked as a status update: the answer names what is wrong."""
+    kind = message_of(document).get("type")
+    return kind if isinstance(kind, str) else STATUS_UPDATE

@@ -1,6 +1,5 @@
 """Requests that were refused, and why: counted by the hour and reason."""
 
-import logging
 import threading
 from collections import Counter
 from collections.abc import Iterable
@@ -8,7 +7,7 @@ from dataclasses import asdict
 
 from config import WEBHOOK_PATH
 from stores.database import Database
-from stores.records import RefusalCount, StoreError, hour_of
+from stores.records import RefusalCount, hour_of
 
 NOT_AN_UPDATE, NOT_JSON, NOT_KEPT, STALE = "not a status update", "not JSON", "could not be kept", "stale"
 WRONG_PATH, ENCODED = "wrong path", "encoded"
@@ -20,14 +19,8 @@ REASONS = {
     "unsigned": (401, "Set webhook_secret on every assistant at the provider."),
     "malformed X-Webhook-Timestamp": (401, _STRANGE),
     "malformed X-Webhook-Signature": (401, _STRANGE),
-    "wrong signature": (
-        401,
-        "WEBHOOK_SECRET must be the webhook_secret of every assistant at the provider; commas separate several.",
-    ),
-    STALE: (
-        401,
-        "Set this machine's clock right, or raise WEBHOOK_TOLERANCE. The log has these updates, for flask import.",
-    ),
+    "wrong signature": (401, "WEBHOOK_SECRET must be every assistant's webhook_secret; commas separate several."),
+    STALE: (401, "Set the clock right, or raise WEBHOOK_TOLERANCE. The log has these updates, for flask import."),
     WRONG_PATH: (404, f"The provider's webhook_url has to end with {WEBHOOK_PATH}. The log has these updates."),
     "too large": (413, "The provider's updates are far smaller: look who sends them."),
     ENCODED: (415, "The sender, or a proxy, compresses what it posts: turn that off."),
@@ -37,16 +30,13 @@ REASONS = {
     NOT_KEPT: (503, "The log says why, and has these updates, for flask import."),
 }
 
-logger = logging.getLogger(__name__)
-
 
 def add(db: Database, counts: Iterable[RefusalCount]) -> None:
     """Add to what was refused for each reason in the hour that its `latest` is in."""
     for count in counts:
         db.execute(
             "INSERT INTO refusals AS r (hour, reason, times, latest) VALUES (:hour, :reason, :times, :latest)"
-            " ON CONFLICT (hour, reason) DO UPDATE SET times = r.times + excluded.times,"
-            " latest = CASE WHEN excluded.latest > r.latest THEN excluded.latest ELSE r.latest END",
+            " ON CONFLICT (hour, reason) DO UPDATE SET times = r.times + excluded.times, latest = excluded.latest",
             {"hour": hour_of(count.latest), **asdict(count)},
         )
 
@@ -74,12 +64,9 @@ class RefusalCounter:
             self._times[reason] += 1
 
     def flush(self, db: Database, now: float) -> None:
-        """Write the counts into the store, as of `now`; what it does not take is kept."""
+        """Write the counts into the store, as of `now`. Raises StoreError; they are written the next time then."""
         with self._lock:
-            times, self._times = self._times, Counter()
-        try:
-            add(db, [RefusalCount(reason, number, now) for reason, number in times.items()])
-        except StoreError as error:
-            logger.warning("refusals not counted yet", extra={"error": str(error)})
-            with self._lock:
-                self._times += times
+            times = self._times.copy()
+        add(db, [RefusalCount(reason, number, now) for reason, number in times.items()])
+        with self._lock:
+            self._times -= times

@@ -70,9 +70,7 @@ def test_gunicorn_refuses_to_speak_tls_in_one_line():
 
 def test_a_receiver_can_listen_at_a_unix_socket(receiver, tmp_path):
     path = tmp_path / "receiver.sock"
-    server = receiver("gunicorn", "--bind", "127.0.0.1:PORT", "--bind", f"unix:{path}", "app:app")
-    [line] = [line for line in server.lines() if line["event"] == "starting"]
-    assert line["address"] == [f"127.0.0.1:{server.port}", str(path)]
+    receiver("gunicorn", "--bind", "127.0.0.1:PORT", "--bind", f"unix:{path}", "app:app")
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")

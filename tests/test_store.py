@@ -666,8 +666,8 @@ class TestRetention:
 
 
 def test_refusals_are_counted_by_the_hour_and_reason(store):
-    refusals.add(store, [RefusalCount("stale", 2, HOUR + 5), RefusalCount("unsigned", 1, HOUR + 6)])
-    refusals.add(store, [RefusalCount("stale", 3, HOUR + 4), RefusalCount("unsigned", 9, HOUR - 1)])
+    refusals.add(store, [RefusalCount("stale", 2, HOUR + 4), RefusalCount("unsigned", 1, HOUR + 6)])
+    refusals.add(store, [RefusalCount("stale", 3, HOUR + 5), RefusalCount("unsigned", 9, HOUR - 1)])
     assert refusals.since(store, HOUR + 100) == [
         RefusalCount("stale", 5, HOUR + 5),
         RefusalCount("unsigned", 1, HOUR + 6),
