@@ -20,7 +20,7 @@ from typing import Any
 from stores.database import Database, Execute, Rows
 from stores.records import Refused, StoreError
 from stores.schema import UnusableDatabase
-from stores.sqlite_file import LOCK_TIMEOUT, connect_reader, connect_writer, find_inode, when_free
+from stores.sqlite_file import LOCK_TIMEOUT, connect_reader, connect_writer, find_inode
 
 BYTES_AN_UPDATE = 700  # of the file, settled, of a call with two; measured
 FEW = 1_000_000
@@ -52,7 +52,7 @@ class SQLite(Database):
         with self._errors():
             if not self._writer or self._inode != find_inode(self.path):
                 with self._locked():
-                    when_free(self._open)
+                    self._open()
             with closing(connect_reader(self.path)) as db:
                 return db.execute(sql, values).fetchall()
 
@@ -124,7 +124,8 @@ class SQLite(Database):
 
         Raises StoreError where the file is the cause."""
         with self._errors():
-            db = when_free(self._begin)
+            db = self._open()
+            db.execute("BEGIN IMMEDIATE")
         try:
             yield db
             db.execute("COMMIT")
@@ -135,11 +136,6 @@ class SQLite(Database):
                 self._drop()
             raise
         self._open()  # raises StoreError if this was written into a file that is gone
-
-    def _begin(self) -> sqlite3.Connection:
-        db = self._open()
-        db.execute("BEGIN IMMEDIATE")
-        return db
 
     def _open(self) -> sqlite3.Connection:
         """The writer, of the file that is there now. Raises StoreError once where that is not the one it had open."""

@@ -2,15 +2,12 @@
 
 import os
 import sqlite3
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from stores.schema import create_sqlite
 
 LOCK_TIMEOUT = 2.0  # seconds to wait for other threads, processes and programs
-POLL = 0.0005  # seconds between tries: SQLite's own sleeps grow far longer than a write takes
 PRAGMAS = (
     "synchronous = FULL",  # each commit is on the disk before it returns
     "foreign_keys = ON",
@@ -20,11 +17,10 @@ PRAGMAS = (
 
 
 def connect_writer(path: Path) -> sqlite3.Connection:
-    """A connection that waits for nobody: `when_free` does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):  # SQLite's other files get the same mode
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
-    db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False)
     try:
         if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise OSError("write-ahead logging is refused: keep the file on a local disk")
@@ -40,18 +36,6 @@ def connect_writer(path: Path) -> sqlite3.Connection:
 def connect_reader(path: Path) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode=ro"
     return sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT, check_same_thread=False)
-
-
-def when_free(act: Callable[[], sqlite3.Connection]) -> sqlite3.Connection:
-    """What `act` returns once no other process or program has the file locked."""
-    deadline = time.monotonic() + LOCK_TIMEOUT
-    while True:
-        try:
-            return act()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-        time.sleep(POLL)
 
 
 def find_inode(path: Path) -> int | None:
