@@ -49,12 +49,10 @@ class SQLite(Database):
         return self._clock()
 
     def query(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
-        with self._errors():
-            if not self._writer or self._inode != find_inode(self.path):
-                with self._locked():
-                    self._open()
-            with closing(connect_reader(self.path)) as db:
-                return db.execute(sql, values).fetchall()
+        if not self._writer:
+            self.execute("SELECT 1")  # which makes the tables where there are none
+        with self._errors(), closing(connect_reader(self.path)) as db:
+            return db.execute(sql, values).fetchall()
 
     def execute(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
         rows: Rows = self._write(lambda db: db.execute(sql, values).fetchall())
@@ -127,12 +125,10 @@ class SQLite(Database):
             db = self._open()
             db.execute("BEGIN IMMEDIATE")
         try:
-            yield db
-            db.execute("COMMIT")
-        except BaseException as error:
-            with suppress(sqlite3.Error):
-                db.rollback()
-            if isinstance(error, sqlite3.Error) and not isinstance(error, BAD_VALUES):
+            with db:
+                yield db
+        except sqlite3.Error as error:
+            if not isinstance(error, BAD_VALUES):
                 self._drop()
             raise
         self._open()  # raises StoreError if this was written into a file that is gone

@@ -94,7 +94,7 @@ def test_a_file_that_is_deleted_or_replaced_is_told_once_and_opened_afresh(store
     store.path.unlink()
     put(store.path)
     with pytest.raises(StoreError, match="calls.db: replaced while in use"):
-        updates.count(store)
+        keep(store)
     assert keep(store, "after")
     with pytest.raises(StoreError, match="calls.db: replaced while in use"), store.transaction() as execute:
         execute("UPDATE calls SET type = 'late'")
