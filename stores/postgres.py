@@ -22,7 +22,6 @@ from stores.schema import check_postgres, create_postgres
 from stores.sqlite import SQLite
 
 READING = CONNECTIONS // 2  # of the connections at most, so that slow pages leave the rest to updates
-BYTES_AN_UPDATE = 1200  # of the database, settled, of a call with two; measured
 
 
 class Postgres(Database):
@@ -78,20 +77,13 @@ class Postgres(Database):
         return rows[0][0] if rows else None
 
     def advice(self) -> list[str]:
-        ((version, size, used, allowed, commit),) = self.query(
-            "SELECT current_setting('server_version'), pg_database_size(current_database()),"
-            " (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),"
+        ((used, allowed, commit),) = self.query(
+            "SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),"
             " current_setting('max_connections'), current_setting('synchronous_commit')"
         )
-        sentences = [
-            f"PostgreSQL {version}, a primary: the database has {size / 1e6:,.0f} MB, about"
-            f" {1e9 / BYTES_AN_UPDATE:,.0f} updates fit into a GB.",
-            f"{used} of {allowed} connections are used; a process of this receiver takes {CONNECTIONS} at most.",
-            f"synchronous_commit is {commit}{': a crash of the server can lose the last updates' * (commit == 'off')}.",
-        ]
-        ahead = steady() + (self._ahead or 0) - time.time()
-        if abs(ahead) > 1:
-            sentences.append(f"This machine's clock is {abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} it.")
+        sentences = [f"{used} of {allowed} connections are used; each process here takes {CONNECTIONS} at most."]
+        if commit == "off":
+            sentences.append("synchronous_commit is off: a crash of the server can lose the last updates.")
         return sentences
 
     def probe(self) -> None:

@@ -22,8 +22,6 @@ from stores.records import Refused, StoreError
 from stores.schema import UnusableDatabase
 from stores.sqlite_file import LOCK_TIMEOUT, connect_reader, connect_writer, find_inode
 
-BYTES_AN_UPDATE = 700  # of the file, settled, of a call with two; measured
-FEW = 1_000_000
 BAD_VALUES = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError)
 
 Write = tuple[Callable[[sqlite3.Connection], Any], Future[Any]]
@@ -65,20 +63,16 @@ class SQLite(Database):
 
     def chain(self, sql: str, values: Mapping[str, Any], *more: str) -> int | None:
         def run(db: sqlite3.Connection) -> int | None:
+            if self._reserve and shutil.disk_usage(self.path.parent).free < self._reserve:
+                raise OSError(f"less than {self._reserve / 1e6:.0f} MB are free on its disk")
             ids: list[tuple[int]] = db.execute(sql, values).fetchall()
             for (id,) in ids:
                 for statement in more:
                     db.execute(f"WITH kept AS (SELECT :kept_id AS id) {statement}", {**values, "kept_id": id})
             return ids[0][0] if ids else None
 
-        if self._reserve and self._writer and self._free() < self._reserve:
-            raise StoreError(f"{self.path}: less than {self._reserve / 1e6:.0f} MB are free on its disk")
         id: int | None = self._write(run)
         return id
-
-    def advice(self) -> list[str]:
-        left = self._free() // BYTES_AN_UPDATE
-        return [f"About {left:,} more updates fit onto this disk."] if left < FEW else []
 
     def close(self) -> None:
         """Move all that is kept into the file itself, and close it."""
@@ -87,9 +81,6 @@ class SQLite(Database):
                 with suppress(sqlite3.Error):
                     self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self._drop()
-
-    def _free(self) -> int:
-        return shutil.disk_usage(self.path.parent).free
 
     def _write(self, run: Callable[[sqlite3.Connection], Any]) -> Any:
         """What `run` returns of a connection within a transaction, once that is on the disk. Raises StoreError."""

@@ -250,8 +250,13 @@ def test_a_process_whose_clock_ran_ahead_prunes_no_more_than_it_should(clock_ahe
     store.close()
 
 
-def test_advice_names_a_clock_that_is_wrong(clock_ahead, store):
-    assert any(re.search(r"clock is 345\d{4} s ahead", sentence) for sentence in store.advice())
+@pytest.mark.parametrize(("setting", "loses"), [("off", True), ("on", False)])
+def test_advice_names_a_server_that_can_lose_what_was_acknowledged(store, postgres, setting, loses):
+    postgres.execute(f"ALTER ROLE postgres SET synchronous_commit = {setting}")
+    try:
+        assert ("lose" in " ".join(store.advice())) == loses
+    finally:
+        postgres.execute("ALTER ROLE postgres RESET ALL")
 
 
 def test_a_machine_that_slept_knows_the_server_s_time_at_once(store, monkeypatch):
