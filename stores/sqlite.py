@@ -15,22 +15,22 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stores.database import Database, Execute, Rows
 from stores.records import Refused, StoreError
-from stores.schema import UnusableDatabase
-from stores.sqlite_file import LOCK_TIMEOUT, connect_reader, connect_writer, find_inode
+from stores.schema import UnusableDatabase, create_sqlite
 
+LOCK_TIMEOUT = 2.0  # seconds to wait for other threads, processes and programs
 BAD_VALUES = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError)
 
+Result = TypeVar("Result")
 Write = tuple[Callable[[sqlite3.Connection], Any], Future[Any]]
 
 
 class SQLite(Database):
-    """Opens nothing before it is used; what fails is opened afresh by the next use.
-
-    `reserve`: bytes of the disk that `chain` leaves free, so that what is kept can still be removed."""
+    """Opens nothing before it is used; what fails is opened afresh by the next use. `chain` leaves `reserve` bytes of
+    the disk free, so that what is kept can still be removed."""
 
     name = "sqlite"
 
@@ -49,12 +49,12 @@ class SQLite(Database):
     def query(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
         if not self._writer:
             self.execute("SELECT 1")  # which makes the tables where there are none
-        with self._errors(), closing(connect_reader(self.path)) as db:
+        uri = f"{self.path.absolute().as_uri()}?mode=ro"
+        with self._errors(), closing(sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT)) as db:
             return db.execute(sql, values).fetchall()
 
     def execute(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
-        rows: Rows = self._write(lambda db: db.execute(sql, values).fetchall())
-        return rows
+        return self._write(lambda db: db.execute(sql, values).fetchall())
 
     @contextmanager
     def transaction(self, *, patient: bool = False) -> Iterator[Execute]:
@@ -71,8 +71,7 @@ class SQLite(Database):
                     db.execute(f"WITH kept AS (SELECT :kept_id AS id) {statement}", {**values, "kept_id": id})
             return ids[0][0] if ids else None
 
-        id: int | None = self._write(run)
-        return id
+        return self._write(run)
 
     def close(self) -> None:
         """Move all that is kept into the file itself, and close it."""
@@ -82,9 +81,9 @@ class SQLite(Database):
                     self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self._drop()
 
-    def _write(self, run: Callable[[sqlite3.Connection], Any]) -> Any:
+    def _write(self, run: Callable[[sqlite3.Connection], Result]) -> Result:
         """What `run` returns of a connection within a transaction, once that is on the disk. Raises StoreError."""
-        self._queue.append((run, result := Future[Any]()))
+        self._queue.append((run, result := Future[Result]()))
         try:
             with self._errors(), self._locked():
                 if not result.done():  # by the thread that had the lock before
@@ -126,12 +125,12 @@ class SQLite(Database):
 
     def _open(self) -> sqlite3.Connection:
         """The writer, of the file that is there now. Raises StoreError once where that is not the one it had open."""
-        if self._writer and self._inode != find_inode(self.path):
+        if self._writer and self._inode != _find_inode(self.path):
             self._drop()
             raise StoreError(f"{self.path}: replaced while in use")
         if not self._writer:
-            self._writer = connect_writer(self.path)
-            self._inode = find_inode(self.path)
+            self._writer = _connect_writer(self.path)
+            self._inode = _find_inode(self.path)
         return self._writer
 
     def _drop(self) -> None:
@@ -157,3 +156,25 @@ class SQLite(Database):
             raise Refused(f"{self.path}: {error}") from error
         except (sqlite3.Error, OSError, UnusableDatabase) as error:
             raise StoreError(f"{self.path}: {error}") from error
+
+
+def _connect_writer(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(0o600)  # SQLite's other files get the same mode
+    db = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False)
+    try:
+        if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+            raise OSError("write-ahead logging is refused: keep the file on a local disk")
+        db.execute("PRAGMA synchronous = FULL")  # each commit is on the disk before it returns
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute("PRAGMA secure_delete = ON")  # who is forgotten is in no file
+        create_sqlite(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _find_inode(path: Path) -> int | None:
+    """Which file is at `path`; None where there is none."""
+    return path.stat().st_ino if path.exists() else None
