@@ -51,8 +51,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     def set_up(self) -> float:
         """Set what neither the role nor the server may. Returns how far the server's clock is ahead of `steady`."""
         ((*_, now),) = self.execute(SET_UP).fetchall()
-        ahead: float = now - steady()
-        return ahead
+        return float(now - steady())
 
     def be_patient(self) -> None:
         """Let each statement of the transaction that is open take SLOW_ANSWER."""

@@ -24,12 +24,12 @@ def create_sqlite(db: sqlite3.Connection) -> None:
     """Create the tables where there are none. This writes in any case, so that whatever hinders writing is found out.
 
     Raises UnusableDatabase."""
-    db.execute("BEGIN IMMEDIATE")
-    [version] = db.execute("PRAGMA user_version").fetchone()
-    if not _has_tables(version):
-        _create(db.execute, SQLITE_ID)
-    db.execute(f"PRAGMA user_version = {VERSION}")
-    db.execute("COMMIT")
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        [version] = db.execute("PRAGMA user_version").fetchone()
+        if not _has_tables(version):
+            _create(db.execute, SQLITE_ID)
+        db.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _has_tables(version: int) -> bool:

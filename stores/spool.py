@@ -44,7 +44,7 @@ def drain(db: Database, stopping: Event, until: float = 0.0) -> bool:
                 if stopping.is_set() and time.monotonic() >= until:
                     return False
                 locks.renew(spool, LOCK, BATCH_TIME)
-                results = list(pool.map(partial(_move, db, spool), batch))
+                results = pool.map(partial(_move, db, spool), batch)
                 _discard(spool, [update for update, moved in zip(batch, results, strict=True) if moved])
         return True
     finally:
