@@ -52,12 +52,15 @@ def get_refusals() -> RefusalCounter:
 
 def keep(update: StatusUpdate, handlers: Sequence[str]) -> Kept:
     """Atomically keep `update` with a leased job for each of `handlers`, and bring its call up to date; in the spool
-    where the database cannot. A repeat is counted. Raises StoreError where neither could keep it."""
+    where the database cannot. The database counts repeats. Raises StoreError where neither could keep it."""
     db = get_store()
     lease = db.now() + current_app.config["LEASE"]
     kept = restore(update, [Job(name, "leased", lease) for name in handlers], handlers)
     if kept.outcome == "repeat":
-        _count_repeat(update)
+        try:
+            updates.count_repeat(db, update)
+        except StoreError as error:  # the update is kept, so its sender is answered 200
+            logger.warning("repeat not counted", extra={"call_id": update.call.id, "error": str(error)})
     return replace(kept, lease=lease)
 
 
@@ -71,16 +74,6 @@ def restore(update: StatusUpdate, jobs: Sequence[Job], handlers: Iterable[str] |
     except StoreError:
         if db.spool is None:
             raise
-    now = db.now()
-    jobs = [replace(job, state="pending", due_at=now) if job.state == "leased" else job for job in jobs]
+    jobs = [replace(job, state="pending", due_at=db.now()) if job.state == "leased" else job for job in jobs]
     update_id = updates.keep(db.spool, update, jobs, handlers, **receipts)
     return Kept("repeat" if update_id is None else "spooled")
-
-
-def _count_repeat(update: StatusUpdate) -> None:
-    """The update is kept, so its sender is answered 200 even where this fails."""
-    db = get_store()
-    try:
-        updates.count_repeat(db.spool if db.spool and db.failure else db, update)
-    except StoreError as error:
-        logger.warning("repeat not counted", extra={"call_id": update.call.id, "error": str(error)})

@@ -50,12 +50,12 @@ def call_values(update: StatusUpdate) -> dict[str, Any]:
     """What `update` tells of its call, by the names in UPSERT_CALL."""
     call, line, received_at = update.call, update.phone_number, update.received_at.timestamp()
     timestamp, failed = update.timestamp.timestamp(), update.ends_with_error
-    ended_well, customer = update.is_final and not failed, _cut(update.customer.number)
+    ended_well, customer = update.is_final and not failed, update.customer.number
     return {
         "call_id": call.id,
         "status": call.status,
-        "type": _cut(call.type),
-        "line": _cut(line.number),
+        "type": call.type,
+        "line": line.number,
         "line_name": line.name,
         "customer": customer,
         "digits": numbers.digits(customer or "") or None,
@@ -67,16 +67,11 @@ def call_values(update: StatusUpdate) -> dict[str, Any]:
         "ended_at_guessed": int(update.is_final and not update.timestamp_known),
         "end_received_at": received_at if update.is_final else None,
         "ended_with_error": int(failed),
-        "error_text": _cut(update.error, MAX_ERROR) if failed else None,
+        "error_text": update.error[:MAX_ERROR] if failed and update.error else None,
         "error_reason": update.end_reason if failed else None,
         "normal_reason": update.end_reason if ended_well else None,
         "updated_at": received_at,
     }
-
-
-def _cut(text: str | None, most: int = 64) -> str | None:
-    """What a call has of a text that its sender may have made as long as they like: an index takes no more."""
-    return text and text[:most]
 
 
 def get(db: Database, call_id: str) -> CallRecord | None:

@@ -40,6 +40,7 @@ class Database(Protocol):
 
     def advice(self) -> list[str]:
         """What is worth knowing or doing about the database as it is set up, a sentence each."""
+        return []
 
     def probe(self) -> None:
         """Try again to reach a database that failed, for a second. Raises StoreError while it cannot be used."""

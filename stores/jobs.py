@@ -17,26 +17,15 @@ _MOST_AT_ONCE = 1000  # jobs that one message covers
 
 def settle(db: Database, changes: Collection[Change]) -> None:
     """Write what became of jobs that were leased. Once all of it is written, writing it again changes nothing."""
-    handlers: dict[int, list[str]] = {}
-    for change in changes:
-        if change.at_once:
-            handlers.setdefault(change.update_id, []).append(change.job.handler)
-    update_ids: dict[tuple[str, ...], list[int]] = {}
-    for update_id, names in handlers.items():
-        update_ids.setdefault(tuple(names), []).append(update_id)
-    for done, ids in update_ids.items():
-        remove(db, done, ids)
+    if done := [change for change in changes if change.at_once]:
+        names = {f"handler{number}": change.job.handler for number, change in enumerate(done)}
+        ids = ", ".join(str(change.update_id) for change in done)  # for the index: SQLite takes none for pairs
+        rows = ", ".join(f"({change.update_id}, :handler{number})" for number, change in enumerate(done))
+        db.execute(f"DELETE FROM jobs WHERE update_id IN ({ids}) AND (update_id, handler) IN (VALUES {rows})", names)
     if others := [change for change in changes if not change.at_once]:
         with db.transaction() as execute:
             for change in others:
                 _change(execute, change)
-
-
-def remove(db: Database, handlers: Collection[str], update_ids: Collection[int]) -> None:
-    """Remove the jobs of `handlers` on these updates: their work was done at once."""
-    names = {f"handler{number}": handler for number, handler in enumerate(handlers)}
-    marks, ids = ", ".join(f":{name}" for name in names), ", ".join(map(str, update_ids))
-    db.execute(f"DELETE FROM jobs WHERE update_id IN ({ids}) AND handler IN ({marks})", names)
 
 
 def _change(execute: Execute, change: Change) -> None:
@@ -111,16 +100,14 @@ def retry_now(db: Database, handlers: Collection[str], *, failed: bool = False, 
         where.append("update_id IN (SELECT id FROM updates WHERE call_id = :call_id)")
     if not handlers:
         return 0
-    with db.transaction() as execute:
-        return len(
-            execute(
-                "UPDATE jobs SET due_at = :now, state = 'pending',"
-                " attempts = CASE WHEN state = 'failed' THEN 0 ELSE attempts END,"
-                " first_tried_at = CASE WHEN state = 'failed' THEN NULL ELSE first_tried_at END"
-                f" WHERE {' AND '.join(where)} RETURNING 1",
-                names | {"now": db.now(), "call_id": call_id},
-            )
-        )
+    rows = db.execute(
+        "UPDATE jobs SET due_at = :now, state = 'pending',"
+        " attempts = CASE WHEN state = 'failed' THEN 0 ELSE attempts END,"
+        " first_tried_at = CASE WHEN state = 'failed' THEN NULL ELSE first_tried_at END"
+        f" WHERE {' AND '.join(where)} RETURNING 1",
+        names | {"now": db.now(), "call_id": call_id},
+    )
+    return len(rows)
 
 
 def reset_far_future(db: Database, lease: float, delay: float) -> int:
@@ -128,13 +115,12 @@ def reset_far_future(db: Database, lease: float, delay: float) -> int:
     process whose clock was ahead. Returns how many jobs that is.
 
     Both have to be longer than any that is right, as others take leases while this waits to be written."""
-    return len(
-        db.execute(
-            "UPDATE jobs SET state = 'pending', due_at = :now WHERE state <> 'done' AND (state = 'leased'"
-            " AND due_at > :now + :lease OR state = 'pending' AND due_at > :now + :delay) RETURNING 1",
-            {"now": db.now(), "lease": lease, "delay": delay},
-        )
+    rows = db.execute(
+        "UPDATE jobs SET state = 'pending', due_at = :now WHERE state <> 'done' AND (state = 'leased'"
+        " AND due_at > :now + :lease OR state = 'pending' AND due_at > :now + :delay) RETURNING 1",
+        {"now": db.now(), "lease": lease, "delay": delay},
     )
+    return len(rows)
 
 
 def backlog(db: Database) -> list[Backlog]:

@@ -18,11 +18,10 @@ from stores import postgres_connections as connections
 from stores.database import Database, Execute, Rows
 from stores.postgres_connections import ANSWER, BAD_VALUES, CONNECTIONS, Connection, Pool, explain, steady
 from stores.records import Refused, StoreError
-from stores.schema import check_postgres, create_postgres
+from stores.schema import create_postgres
 from stores.sqlite import SQLite
 
 READING = CONNECTIONS // 2  # of the connections at most, so that slow pages leave the rest to updates
-BYTES_AN_UPDATE = 1200  # of the database, settled, of a call with two; measured
 
 
 class Postgres(Database):
@@ -35,10 +34,7 @@ class Postgres(Database):
         self.durability = f"{self.server}: what is acknowledged survives what that server's settings and plan do"
         self.spool = spool
         self._url, self._user, self._clock = url, str(options.get("user", "")), clock
-        self._options = connections.OPTIONS | {
-            "target_session_attrs": options.get("target_session_attrs", "read-write")
-        }
-        self._ahead: float | None = None  # how far the server's clock is ahead of `steady`
+        self._ahead = time.time() - steady()  # how far the server's clock is ahead of `steady`, once it is known
         self._lock, self._reading = threading.Lock(), threading.BoundedSemaphore(READING)
         self._attempt: threading.Thread | None = None
         self._pool: Pool | None = None
@@ -47,10 +43,10 @@ class Postgres(Database):
     def now(self) -> float:
         if self._clock:
             return self._clock()
-        if self._ahead is None and not self.failure:
+        if not (self._pool or self.failure):
             with suppress(StoreError):  # then this machine's clock has to do
                 self.probe()
-        return time.time() if self._ahead is None else steady() + self._ahead
+        return steady() + self._ahead
 
     def query(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
         if not self._reading.acquire(timeout=ANSWER):
@@ -78,20 +74,13 @@ class Postgres(Database):
         return rows[0][0] if rows else None
 
     def advice(self) -> list[str]:
-        ((version, size, used, allowed, commit),) = self.query(
-            "SELECT current_setting('server_version'), pg_database_size(current_database()),"
-            " (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),"
+        ((used, allowed, commit),) = self.query(
+            "SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),"
             " current_setting('max_connections'), current_setting('synchronous_commit')"
         )
-        sentences = [
-            f"PostgreSQL {version}, a primary: the database has {size / 1e6:,.0f} MB, about"
-            f" {1e9 / BYTES_AN_UPDATE:,.0f} updates fit into a GB.",
-            f"{used} of {allowed} connections are used; a process of this receiver takes {CONNECTIONS} at most.",
-            f"synchronous_commit is {commit}{': a crash of the server can lose the last updates' * (commit == 'off')}.",
-        ]
-        ahead = steady() + (self._ahead or 0) - time.time()
-        if abs(ahead) > 1:
-            sentences.append(f"This machine's clock is {abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} it.")
+        sentences = [f"{used} of {allowed} connections are used; each process here takes {CONNECTIONS} at most."]
+        if commit == "off":
+            sentences.append("synchronous_commit is off: a crash of the server can lose the last updates.")
         return sentences
 
     def probe(self) -> None:
@@ -115,25 +104,17 @@ class Postgres(Database):
         """Reach the server, make the tables where there are none, and a new pool, which follows an address that leads
         to another server by now."""
         try:
-            with Connection.connect(self._url, **self._options) as connection:
+            with Connection.connect(self._url, **connections.OPTIONS) as connection:
                 self._set_up(connection)
-                if not check_postgres(connection):
-                    with connection.transaction():
-                        connection.be_patient()
-                        create_postgres(connection)
+                create_postgres(connection)
         except Exception as error:
             self._stop_using(self._pool, explain(error, self._user))
         else:
-            self._replace_pool(connections.new_pool(self._url, self._options, self._set_up, self._note_lost))
+            self._replace_pool(connections.new_pool(self._url, self._set_up))
             self.failure = ""
 
     def _set_up(self, connection: Connection) -> None:
         self._ahead = connection.set_up()
-
-    def _note_lost(self, pool: Pool) -> None:
-        """What the pool calls when it cannot connect. The server has failed if no other connection works."""
-        if pool is self._pool and not pool.get_stats()["pool_size"]:
-            self.failure = f"{self.server}: every connection was lost"
 
     @contextmanager
     def _connection(self, *, may_be_slow: bool = False) -> Iterator[Connection]:
@@ -145,6 +126,8 @@ class Postgres(Database):
         try:
             connection = connections.take(pool)
         except psycopg.Error:
+            if not pool.get_stats()["pool_size"]:
+                self._stop_using(pool, "every connection was lost")
             raise StoreError(self.failure or f"{self.server}: busy: no connection within {ANSWER:.0f} s") from None
         try:
             yield connection

@@ -15,7 +15,6 @@ from psycopg_pool import ConnectionPool
 from stores.database import Rows
 
 CONNECTIONS = 8  # a process; the smallest plans allow 20 in all
-LIFETIME = 600.0  # seconds of a connection; a new one also looks at the server's clock again
 ANSWER = 1.0  # seconds to wait for an answer, and for a connection
 SLOW_ANSWER = 60.0  # where nobody waits
 OPTIONS: dict[str, Any] = {
@@ -23,6 +22,7 @@ OPTIONS: dict[str, Any] = {
     "prepare_threshold": None,  # as poolers need it
     "connect_timeout": 2,  # seconds, the least that PostgreSQL's library takes
     "client_encoding": "UTF8",
+    "target_session_attrs": "read-write",  # what was a primary may be none after a failover
 }
 # By a statement, as poolers refuse such options at a connection's start. The server ends a statement that takes too
 # long a little before it is given up here.
@@ -51,8 +51,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     def set_up(self) -> float:
         """Set what neither the role nor the server may. Returns how far the server's clock is ahead of `steady`."""
         ((*_, now),) = self.execute(SET_UP).fetchall()
-        ahead: float = now - steady()
-        return ahead
+        return float(now - steady())
 
     def be_patient(self) -> None:
         """Let each statement of the transaction that is open take SLOW_ANSWER."""
@@ -74,19 +73,15 @@ Pool = ConnectionPool[Connection]
 logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # each failure is logged where it is noticed
 
 
-def new_pool(
-    url: str, options: dict[str, Any], set_up: Callable[[Connection], None], failed: Callable[[Pool], None]
-) -> Pool:
-    """A pool that is empty at first. It calls `set_up` with each new connection, `failed` where none could be made."""
+def new_pool(url: str, set_up: Callable[[Connection], None]) -> Pool:
+    """A pool that is empty at first. It calls `set_up` with each new connection."""
     return ConnectionPool(
         url,
         connection_class=Connection,
-        kwargs=options,
+        kwargs=OPTIONS,
         configure=set_up,
-        reconnect_failed=failed,
         min_size=0,
         max_size=CONNECTIONS,
-        max_lifetime=LIFETIME,
         reconnect_timeout=0,
         open=True,
     )

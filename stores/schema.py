@@ -24,15 +24,15 @@ def create_sqlite(db: sqlite3.Connection) -> None:
     """Create the tables where there are none. This writes in any case, so that whatever hinders writing is found out.
 
     Raises UnusableDatabase."""
-    db.execute("BEGIN IMMEDIATE")
-    [version] = db.execute("PRAGMA user_version").fetchone()
-    if not has_tables(version):
-        _create(db.execute, SQLITE_ID)
-    db.execute(f"PRAGMA user_version = {VERSION}")
-    db.execute("COMMIT")
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        [version] = db.execute("PRAGMA user_version").fetchone()
+        if not _has_tables(version):
+            _create(db.execute, SQLITE_ID)
+        db.execute(f"PRAGMA user_version = {VERSION}")
 
 
-def has_tables(version: int) -> bool:
+def _has_tables(version: int) -> bool:
     """Whether a database of this version has the tables; with 0 it has none. Raises UnusableDatabase."""
     if version not in (0, VERSION):
         raise UnusableDatabase(
@@ -42,8 +42,7 @@ def has_tables(version: int) -> bool:
     return version == VERSION
 
 
-def check_postgres(connection: "psycopg.Connection[Any]") -> bool:
-    """Whether the tables are there. Raises UnusableDatabase."""
+def _has_postgres_tables(connection: "psycopg.Connection[Any]") -> bool:
     if connection.info.server_version < OLDEST_POSTGRES:
         raise UnusableDatabase("PostgreSQL 14 or newer is needed")
     if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
@@ -51,17 +50,20 @@ def check_postgres(connection: "psycopg.Connection[Any]") -> bool:
     if connection.execute("SELECT to_regclass('receiver')").fetchall() == [(None,)]:
         return False
     [[version]] = connection.execute("SELECT coalesce(max(version), 0) FROM receiver").fetchall()
-    return has_tables(version)
+    return _has_tables(version)
 
 
 def create_postgres(connection: "psycopg.Connection[Any]") -> None:
-    """Create the tables in a transaction of the caller's: one process does, others wait."""
-    connection.execute(f"SELECT pg_advisory_xact_lock({POSTGRES_LOCK})")
-    # This also makes the server forget that it found no such table before it had the lock.
-    connection.execute("CREATE TABLE IF NOT EXISTS receiver (version INTEGER NOT NULL)")
-    if not check_postgres(connection):
-        _create(connection.execute, POSTGRES_ID, 'COLLATE "C"')
-        connection.execute(f"INSERT INTO receiver VALUES ({VERSION})")
+    """Create the tables where there are none: one process does, others wait. Raises UnusableDatabase."""
+    if _has_postgres_tables(connection):
+        return
+    with connection.transaction():
+        connection.execute(f"SELECT pg_advisory_xact_lock({POSTGRES_LOCK})")
+        # This also makes the server forget that it found no such table before it had the lock.
+        connection.execute("CREATE TABLE IF NOT EXISTS receiver (version INTEGER NOT NULL)")
+        if not _has_postgres_tables(connection):
+            _create(connection.execute, POSTGRES_ID, 'COLLATE "C"')
+            connection.execute(f"INSERT INTO receiver VALUES ({VERSION})")
 
 
 def _create(execute: Callable[[str], Any], id: str, bytewise: str = "") -> None:

@@ -22,7 +22,6 @@ LOCK = "drain"
 BATCH = 50  # updates that are moved at a time
 WRITERS = 4
 BATCH_TIME = 30.0  # seconds, for which no other process moves them: more than a batch takes
-TURN = 10.0  # seconds of a drain, after which others get a turn at the lock
 PAUSE = 0.5  # seconds between two drains at a stop
 TOLD_AGAIN = 3600.0  # seconds between two log lines about an update that the database refuses
 
@@ -38,16 +37,14 @@ def drain(db: Database, stopping: Event, until: float = 0.0) -> bool:
         return True
     if not locks.acquire(spool, LOCK, BATCH_TIME):
         return False
-    turn_ends = time.monotonic() + TURN
     try:
         with ThreadPoolExecutor(WRITERS) as pool:  # so that they share the server's waits for its disk
             stored = updates.since(spool)
             while batch := list(islice(stored, BATCH)):
-                now = time.monotonic()
-                if stopping.is_set() and now >= until or now >= turn_ends:
+                if stopping.is_set() and time.monotonic() >= until:
                     return False
                 locks.renew(spool, LOCK, BATCH_TIME)
-                results = list(pool.map(partial(_move, db, spool), batch))
+                results = pool.map(partial(_move, db, spool), batch)
                 _discard(spool, [update for update, moved in zip(batch, results, strict=True) if moved])
         return True
     finally:
@@ -70,12 +67,9 @@ def drain_at_stop(db: Database, until: float) -> None:
 
 @contextmanager
 def locked(spool: SQLite) -> Iterator[None]:
-    """Nothing moves out of the spool within this block. Raises StoreError while others keep it locked."""
-    end = time.monotonic() + TURN + BATCH_TIME
-    while not locks.acquire(spool, LOCK, BATCH_TIME):
-        if time.monotonic() > end:
-            raise StoreError(f"{spool.path}: others empty it: try again when they have done so")
-        time.sleep(0.02)
+    """Nothing moves out of the spool within this block. Raises StoreError while something does."""
+    if not locks.acquire(spool, LOCK, BATCH_TIME):
+        raise StoreError(f"{spool.path}: what waits there is being moved: try again in half a minute")
     try:
         yield
     finally:

@@ -1,8 +1,7 @@
 """SQLite: one file, many readers, and one writer at a time in all threads and processes.
 
-Threads queue what they have to write. Whichever gets the lock first commits everything that is queued, in one
-transaction and with one sync to the disk: the more threads wait, the less each write costs. What is acknowledged
-survives a loss of power.
+Threads queue what they write. Whichever gets the lock first commits all that is queued, in one transaction with one
+sync to the disk: the more threads wait, the less each write costs. What is acknowledged survives a loss of power.
 """
 
 import atexit
@@ -15,24 +14,22 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stores.database import Database, Execute, Rows
 from stores.records import Refused, StoreError
-from stores.schema import UnusableDatabase
-from stores.sqlite_file import LOCK_TIMEOUT, connect_reader, connect_writer, find_inode, when_free
+from stores.schema import UnusableDatabase, create_sqlite
 
-BYTES_AN_UPDATE = 700  # of the file, settled, of a call with two; measured
-FEW = 1_000_000
+LOCK_TIMEOUT = 2.0  # seconds to wait for other threads, processes and programs
 BAD_VALUES = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError)
 
+Result = TypeVar("Result")
 Write = tuple[Callable[[sqlite3.Connection], Any], Future[Any]]
 
 
 class SQLite(Database):
-    """Opens nothing before it is used; what fails is opened afresh by the next use.
-
-    `reserve`: bytes of the disk that `chain` leaves free, so that what is kept can still be removed."""
+    """Opens nothing before it is used; what fails is opened afresh by the next use. `chain` leaves `reserve` bytes of
+    the disk free, so that what is kept can still be removed."""
 
     name = "sqlite"
 
@@ -49,16 +46,16 @@ class SQLite(Database):
         return self._clock()
 
     def query(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
+        uri = f"{self.path.absolute().as_uri()}?mode=ro"
         with self._errors():
-            if not self._writer or self._inode != find_inode(self.path):
+            if not self._writer or self._inode != _find_inode(self.path):
                 with self._locked():
-                    when_free(self._open)
-            with closing(connect_reader(self.path)) as db:
+                    self._open()
+            with closing(sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT)) as db:
                 return db.execute(sql, values).fetchall()
 
     def execute(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
-        rows: Rows = self._write(lambda db: db.execute(sql, values).fetchall())
-        return rows
+        return self._write(lambda db: db.execute(sql, values).fetchall())
 
     @contextmanager
     def transaction(self, *, patient: bool = False) -> Iterator[Execute]:
@@ -67,20 +64,15 @@ class SQLite(Database):
 
     def chain(self, sql: str, values: Mapping[str, Any], *more: str) -> int | None:
         def run(db: sqlite3.Connection) -> int | None:
+            if self._reserve and shutil.disk_usage(self.path.parent).free < self._reserve:
+                raise OSError(f"less than {self._reserve / 1e6:.0f} MB are free on its disk")
             ids: list[tuple[int]] = db.execute(sql, values).fetchall()
             for (id,) in ids:
                 for statement in more:
                     db.execute(f"WITH kept AS (SELECT :kept_id AS id) {statement}", {**values, "kept_id": id})
             return ids[0][0] if ids else None
 
-        if self._reserve and self._writer and self._free() < self._reserve:
-            raise StoreError(f"{self.path}: less than {self._reserve / 1e6:.0f} MB are free on its disk")
-        id: int | None = self._write(run)
-        return id
-
-    def advice(self) -> list[str]:
-        left = self._free() // BYTES_AN_UPDATE
-        return [f"About {left:,} more updates fit onto this disk."] if left < FEW else []
+        return self._write(run)
 
     def close(self) -> None:
         """Move all that is kept into the file itself, and close it."""
@@ -90,12 +82,9 @@ class SQLite(Database):
                     self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self._drop()
 
-    def _free(self) -> int:
-        return shutil.disk_usage(self.path.parent).free
-
-    def _write(self, run: Callable[[sqlite3.Connection], Any]) -> Any:
+    def _write(self, run: Callable[[sqlite3.Connection], Result]) -> Result:
         """What `run` returns of a connection within a transaction, once that is on the disk. Raises StoreError."""
-        self._queue.append((run, result := Future[Any]()))
+        self._queue.append((run, result := Future[Result]()))
         try:
             with self._errors(), self._locked():
                 if not result.done():  # by the thread that had the lock before
@@ -121,34 +110,27 @@ class SQLite(Database):
     @contextmanager
     def _begun(self) -> Iterator[sqlite3.Connection]:
         """A transaction that is on the disk at the end, in the file that is still there; any exception undoes it.
-
         Raises StoreError where the file is the cause."""
         with self._errors():
-            db = when_free(self._begin)
+            db = self._open()
+            db.execute("BEGIN IMMEDIATE")
         try:
-            yield db
-            db.execute("COMMIT")
-        except BaseException as error:
-            with suppress(sqlite3.Error):
-                db.rollback()
-            if isinstance(error, sqlite3.Error) and not isinstance(error, BAD_VALUES):
+            with db:
+                yield db
+        except sqlite3.Error as error:
+            if not isinstance(error, BAD_VALUES):
                 self._drop()
             raise
         self._open()  # raises StoreError if this was written into a file that is gone
 
-    def _begin(self) -> sqlite3.Connection:
-        db = self._open()
-        db.execute("BEGIN IMMEDIATE")
-        return db
-
     def _open(self) -> sqlite3.Connection:
         """The writer, of the file that is there now. Raises StoreError once where that is not the one it had open."""
-        if self._writer and self._inode != find_inode(self.path):
+        if self._writer and self._inode != _find_inode(self.path):
             self._drop()
             raise StoreError(f"{self.path}: replaced while in use")
         if not self._writer:
-            self._writer = connect_writer(self.path)
-            self._inode = find_inode(self.path)
+            self._writer = _connect_writer(self.path)
+            self._inode = _find_inode(self.path)
         return self._writer
 
     def _drop(self) -> None:
@@ -174,3 +156,25 @@ class SQLite(Database):
             raise Refused(f"{self.path}: {error}") from error
         except (sqlite3.Error, OSError, UnusableDatabase) as error:
             raise StoreError(f"{self.path}: {error}") from error
+
+
+def _connect_writer(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(0o600)  # SQLite's other files get the same mode
+    db = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False)
+    try:
+        if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+            raise OSError("write-ahead logging is refused: keep the file on a local disk")
+        db.execute("PRAGMA synchronous = FULL")  # each commit is on the disk before it returns
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute("PRAGMA secure_delete = ON")  # who is forgotten is in no file
+        create_sqlite(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _find_inode(path: Path) -> int | None:
+    """Which file is at `path`; None where there is none."""
+    return path.stat().st_ino if path.exists() else None

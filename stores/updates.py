@@ -1,8 +1,8 @@
 """Updates: each is kept once, with a job for every handler it is given to and what it tells of its call."""
 
-import functools
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 from schemas.status_update import StatusUpdate, dump
@@ -19,15 +19,7 @@ _KEEP = """INSERT INTO updates
   ON CONFLICT (call_id, status) DO NOTHING RETURNING id"""
 
 _UPDATE = "u.id, u.call_id, u.status, u.received_at, u.kept_at, u.message, u.times, u.last_received_at, u.handlers"
-_JOB = {
-    "handler": "TEXT",
-    "state": "TEXT",
-    "due_at": "DOUBLE PRECISION",
-    "attempts": "INTEGER",
-    "first_tried_at": "DOUBLE PRECISION",
-    "error": "TEXT",
-    "done_at": "DOUBLE PRECISION",
-}
+_JOB = [field.name for field in fields(Job)]
 
 
 def keep(
@@ -54,17 +46,13 @@ def keep(
     }
     for number, job in enumerate(jobs):
         values |= {f"{name}{number}": getattr(job, name) for name in _JOB}
-    return db.chain(_KEEP, values, UPSERT_CALL, *_insert_jobs(len(jobs)))
+    return db.chain(_KEEP, values, UPSERT_CALL, *map(_insert_job, range(len(jobs))))
 
 
-@functools.lru_cache
-def _insert_jobs(number: int) -> tuple[str, ...]:
-    """The statement that adds so many jobs of the update in `kept`."""
-    if not number:
-        return ()
-    values = (", ".join(f"CAST(:{name}{index} AS {kind})" for name, kind in _JOB.items()) for index in range(number))
-    rows = " UNION ALL ".join(f"SELECT id, {row} FROM kept" for row in values)
-    return (f"INSERT INTO jobs (update_id, {', '.join(_JOB)}) {rows}",)
+def _insert_job(number: int) -> str:
+    """The statement that adds a job of the update in `kept`, of all that are passed the one with this number."""
+    names = ", ".join(f":{name}{number}" for name in _JOB)
+    return f"INSERT INTO jobs (update_id, {', '.join(_JOB)}) SELECT id, {names} FROM kept"
 
 
 def count_repeat(db: Database, update: StatusUpdate) -> None:

@@ -270,7 +270,7 @@ def test_what_senders_make_very_long_is_kept_and_found(store):
     fields = {"phone_number": {"number": text, "name": text}, "customer": {"number": text}, "error": text}
     keep(store, "long", "ended-with-error", call={"id": "long", "status": "ended-with-error", "type": text}, **fields)
     call = calls.get(store, "long")
-    assert (call.error, call.line) == (text[:300], text[:64])
+    assert (call.error, call.line) == (text[:300], text)
     assert (
         ids(store, error=f'"{call.error}"')
         == ids(store, error=text[9:99])

@@ -181,38 +181,32 @@ class TestDrain:
             assert [stored.call_id for stored in updates.since(db)] == [call_id]
         assert [record.call_id for record in caplog.records if record.message == "stays spooled"] == ["refused"]
 
-    def test_a_batch_is_waited_for_before_somebody_is_forgotten_who_stays_forgotten(
+    def test_nobody_is_forgotten_while_a_batch_moves_and_who_is_stays_forgotten(
         self, store, store_settings, clock, monkeypatch
     ):
-        move, acquire = spool._move, locks.acquire
-        moving, goes_on, refused = threading.Event(), threading.Event(), threading.Event()
+        move, moving, goes_on = spool._move, threading.Event(), threading.Event()
 
         def move_slowly(*args):
             moving.set()
             goes_on.wait(20)
             return move(*args)
 
-        def acquire_and_tell(*args):
-            return acquire(*args) or refused.set()
-
         monkeypatch.setattr(spool, "_move", move_slowly)
-        monkeypatch.setattr(locks, "acquire", acquire_and_tell)
-        forget = create_app(store_settings | {"CLOCK": clock}).test_cli_runner().invoke
+        runner = create_app(store_settings | {"CLOCK": clock}).test_cli_runner()
+        command = ["forget", "--yes", "+31612345678"]
         keep_update(store.spool, update(), [])
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(1) as pool:
             drain = pool.submit(spool.drain, store, threading.Event())
             assert moving.wait(20)
-            answer = pool.submit(forget, args=["forget", "--yes", "+31612345678"])
-            assert refused.wait(20)
+            refused = runner.invoke(args=command)
             goes_on.set()
-        assert drain.result()
-        assert answer.result().output == "1 call, 1 update, 0 jobs removed\n"
+        assert (refused.exit_code, drain.result()) == (1, True)
+        assert "calls.db.spool: what waits there is being moved" in refused.output
+        assert runner.invoke(args=command).output == "1 call, 1 update, 0 jobs removed\n"
         assert (updates.count(store), spool.waiting(store)) == (0, 0)
 
-    def test_a_long_one_lets_others_have_the_lock_now_and_then(self, store, monkeypatch):
-        monkeypatch.setattr(spool, "TURN", 0)
+    def test_nothing_moves_while_somebody_is_forgotten(self, store):
         keep_update(store.spool, update(), [])
-        assert spool.drain(store, threading.Event()) is False
         with spool.locked(store.spool):
             assert spool.drain(store, threading.Event()) is False
         assert spool.waiting(store) == 1
