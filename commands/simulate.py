@@ -8,7 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +19,8 @@ from flask.cli import with_appcontext
 
 from commands.client import Command, first_secret, post, require_connection, webhook_url
 from config import LOOPBACK
+from schemas.document import STATUS_UPDATE
+from schemas.statuses import ENDED, ENDED_WITH_ERROR, IN_PROGRESS
 from schemas.times import isoformat
 
 
@@ -38,10 +40,9 @@ def simulate(url: str, calls: int, rate: float, errors: float, yes: bool) -> Non
     session, secret = requests.Session(), first_secret()
 
     def send(message: dict[str, Any]) -> tuple[str, float]:
-        started = time.monotonic()
-        stamped = message | {"timestamp": isoformat(datetime.now(UTC))}
-        result = post(session, url, json.dumps({"message": stamped}).encode(), secret)
-        return result, time.monotonic() - started
+        sent_at = time.monotonic()
+        result = post(session, url, json.dumps({"message": message}).encode(), secret)
+        return result, time.monotonic() - sent_at
 
     started = time.monotonic()
     script = sorted(made_up_calls(calls, rate, errors), key=itemgetter(0))
@@ -63,23 +64,26 @@ def made_up_calls(calls: int, rate: float, errors: float) -> Iterator[tuple[floa
 
     About a dozen calls are on at a time, whatever the rate.
     """
+    now = datetime.now(UTC)
     for index in range(calls):
         kind = random.choices(("inbound_phone_call", "outbound_phone_call", "web_call"), (6, 3, 1))[0]
         number = f"+31612{random.randrange(10**6):06}"
         web = kind == "web_call"
         call_id = random.choice((f"{uuid.uuid4()}", f"call-_{'web' if web else number}_{uuid.uuid4().hex[:12]}"))
-        last = {"status": "ended", "end_reason": random.choice(("user_hangup", "assistant_hangup", "max_duration"))}
+        last, details = ENDED, {"end_reason": random.choice(("user_hangup", "assistant_hangup", "max_duration"))}
         if random.random() < errors:
             error = random.choice(("STT connection failed", "LLM timed out after 30 s", "SIP 486 Busy here"))
-            last = {"status": "ended-with-error", "error": error}
+            last, details = ENDED_WITH_ERROR, {"error": error}
         start = index / rate
-        for offset, change in ((start, {"status": "in-progress"}), (start + random.uniform(4, 24) / rate, last)):
+        end = start + random.uniform(4, 24) / rate
+        for offset, status, more in ((start, IN_PROGRESS, {}), (end, last, details)):
             message = {
-                "type": "status-update",
-                "call": {"id": call_id, "type": kind, "status": change["status"]},
+                "type": STATUS_UPDATE,
+                "timestamp": isoformat(now + timedelta(seconds=offset)),
+                "call": {"id": call_id, "type": kind, "status": status},
                 "phone_number": {"number": None if web else "+31850835037", "name": None if web else "Front desk"},
                 "customer": {"number": None if web else number},
-                **{name: value for name, value in change.items() if name != "status"},
+                **more,
             }
             yield offset, message
             if random.random() < 0.1:

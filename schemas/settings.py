@@ -162,9 +162,9 @@ def on_and_off(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     return [name for name in optional if config[name]], [name for name in optional if not config[name]]
 
 
-def announce(config: Mapping[str, Any], **fields: Any) -> None:
+def announce(config: Mapping[str, Any]) -> None:
     """Log what is on and off, and what is missing."""
     on, off = on_and_off(config)
-    logger.info("starting", extra={"fields": {**fields, "on": on, "off": off}})
+    logger.info("starting", extra={"fields": {"on": on, "off": off}})
     for warning in warnings(config):
         logger.warning(warning)

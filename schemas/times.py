@@ -9,9 +9,10 @@ from flask import current_app
 
 
 def parse_time(text: str) -> datetime:
-    """A time in ISO 8601, aware; UTC is meant where no zone is given. Raises ValueError."""
+    """A time in ISO 8601, in UTC, which is meant where no zone is given. Raises ValueError, also for what Unix seconds
+    round to a year before 1 or after 9999."""
     moment = datetime.fromisoformat(text)
-    return moment.replace(tzinfo=moment.tzinfo or UTC)
+    return datetime.fromtimestamp(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp(), UTC)
 
 
 def read_time(value: Any) -> datetime:

@@ -8,6 +8,7 @@ from marshmallow import ValidationError
 from schemas.document import field_errors
 from schemas.status_update import Call, Customer, PhoneNumber, StatusUpdate, dump, load_update
 from schemas.strict_json import parse_json
+from schemas.times import iso, parse_time
 from tests.conftest import message, payload, update
 
 RECEIVED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -76,6 +77,15 @@ def test_a_timestamp_is_in_utc_whatever_its_zone_and_form(text, expected, caplog
     loaded = update(timestamp=text)
     assert (loaded.timestamp, loaded.timestamp_known) == (expected, True)
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    "text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-01:00", "9999-12-31T23:59:59.999999Z"]
+)
+def test_a_time_that_can_be_typed_can_be_shown(text):
+    assert iso(parse_time("0001-01-01").timestamp()) == "0001-01-01T00:00:00.000Z"
+    with pytest.raises(ValueError):
+        parse_time(text)
 
 
 def wrong_fields(document):
