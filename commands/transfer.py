@@ -96,7 +96,12 @@ def import_(file: BinaryIO, url: str | None, yes: bool) -> None:
             try:
                 document = parse_json(line[max(line.find(b"{"), 0) :])
                 message = document["message"]
-            except (ValueError, TypeError, KeyError):
+            except ValueError as error:
+                results["wrong" if b"{" in line else "passed over"] += 1
+                if b"{" in line:
+                    click.echo(f"line {number}: {error}", err=True)
+                continue
+            except (TypeError, KeyError):
                 results["passed over"] += 1
                 continue
             try:

@@ -266,6 +266,11 @@ class TestImport:
         assert "line 1: " in result.stderr
         assert self.kept(app).jobs == ()
 
+    def test_a_line_that_was_cut_is_told_by_its_number(self, app, runner):
+        result = runner.invoke(args=["import"], input=f"a title\n{self.line(pending=[])[:-9]}\n{self.line(pending=[])}")
+        assert (result.exit_code, result.stdout) == (1, "1 passed over\n1 wrong\n1 kept\n")
+        assert "line 2: " in result.stderr
+
     @pytest.mark.parametrize("line", ["[]", "5", "null", '{"message": null}', '{"message": []}', "\xff", "{"])
     def test_no_line_ends_in_a_traceback(self, runner, line):
         result = runner.invoke(args=["import", "--yes"], input=line.encode("latin-1"))
