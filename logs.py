@@ -1,4 +1,4 @@
-"""The log: one JSON object a line on stdout, and no phone number in it."""
+"""The log: one JSON object a line on stdout, readable text on a terminal, and no phone number in it."""
 
 import json
 import logging
@@ -77,14 +77,33 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        text = json.dumps(masked(line))
+        line = masked(line)
         if "update" in extra:
-            return f'{text[:-1]}, "message": {json.dumps(extra["update"])}}}'
-        return text
+            return f'{json.dumps(line)[:-1]}, "message": {json.dumps(extra["update"])}}}'
+        return self.render(line)
+
+    def render(self, line: dict[str, Any]) -> str:
+        return json.dumps(line)
+
+
+class Readable(JsonLines):
+    """The same for a person at a terminal."""
+
+    def render(self, line: dict[str, Any]) -> str:
+        traceback = line.pop("traceback", None)
+        head = f"{line.pop('time')[11:19]} {line.pop('level'):7} {line.pop('event')}"
+        pairs = [f"{name}={self.quote(value)}" for name, value in line.items() if value is not None]
+        return " ".join([head, *pairs]) + (f"\n{traceback}" if traceback else "")
+
+    @staticmethod
+    def quote(value: Any) -> str:
+        """As it is where plain, else as JSON: no caller's text can forge a line or drive the terminal."""
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        return text if re.fullmatch(r"[\w.:+*%/@-]+", text) else json.dumps(text)
 
 
 def configure_logging() -> None:
     """Send every logger's lines to stdout, unless logging is set up already."""
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(Readable() if sys.stdout.isatty() else JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])

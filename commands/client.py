@@ -1,6 +1,9 @@
 """What the commands share: how they fail, and how they post to a receiver."""
 
 import logging
+import os
+import socket
+import ssl
 import sys
 import time
 from typing import Any
@@ -9,6 +12,7 @@ from urllib.parse import urlsplit
 import click
 import requests
 from flask import current_app
+from requests.utils import DEFAULT_CA_BUNDLE_PATH as CA_BUNDLE
 
 from config import WEBHOOK_PATH
 from handlers import handlers_off
@@ -47,15 +51,16 @@ def require_connection(url: str) -> None:
 
 
 def connection_error(url: str) -> str:
-    """Why nobody answers at the host of `url`; empty where somebody does. Its front page is asked for."""
+    """Why nobody takes a connection at the host of `url`; empty where somebody does. Nothing is asked."""
     parts = urlsplit(url)
+    address = (parts.hostname or "", parts.port or {"http": 80}.get(parts.scheme, 443))
     try:
-        requests.head(f"{parts.scheme}://{parts.netloc}/", timeout=PATIENCE)
-    except (OSError, ValueError) as error:  # all that requests raises, and what it lets through
-        cause: BaseException = error
-        while cause.__context__:
-            cause = cause.__context__
-        return f"{type(cause).__name__}: {cause}"
+        with socket.create_connection(address, PATIENCE) as connection:
+            if parts.scheme == "https":
+                context = ssl.create_default_context(cafile=os.environ.get("REQUESTS_CA_BUNDLE", CA_BUNDLE))
+                context.wrap_socket(connection, server_hostname=parts.hostname).close()
+    except (OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
     return ""
 
 
