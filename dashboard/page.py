@@ -73,6 +73,7 @@ def _now(db: Database) -> dict[str, Any]:
         "refusals": refusals.since(db, first_hour(now)),
         "reasons": refusals.REASONS,
         "spooled": (spooled, db.failure),
+        "spool_failure": db.spool.failure if db.spool else "",
         "dangers": dangers(config),
         "warnings": warnings(config),
         "signed": bool(config["WEBHOOK_SECRET"]),
