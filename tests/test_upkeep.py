@@ -178,6 +178,18 @@ class TestReconcile:
         assert list(found().values())[1] == "not told by the provider's API: answered 500"
         assert {lane.state for lane in lanes.get_lanes()} == {"well"}
 
+    def test_upkeep_asks_every_10_minutes_and_only_with_a_key(self, app, clock, service):
+        start_long_ago(clock, "a")
+        service.default = STILL_ON
+        app.config["PROVIDER_API_KEY"] = None
+        upkeep.upkeep(Event())
+        assert service.requests == []
+        app.config["PROVIDER_API_KEY"] = "key"
+        for seconds, times in ((0, 1), (599, 1), (1, 2)):
+            clock.now += seconds
+            upkeep.upkeep(Event())
+            assert len(service.requests) == times
+
     def test_the_command_prints_what_it_found(self, clock, service, runner):
         start_long_ago(clock, "over", "on", "unknown")
         for call_id in ("on", "unknown"):
