@@ -14,6 +14,8 @@ from work.schedule import after_error, after_success
 
 Outcome = tuple[Lane, Change]
 
+MOST_AT_ONCE = 500  # outcomes in one statement, as databases take only so many parameters
+
 logger = logging.getLogger(__name__)
 
 
@@ -38,10 +40,10 @@ class Settler:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        """Write all that has come since the last time, at once, until there is a None."""
+        """Write what has come since the last time, at once, until there is a None."""
         item = self.queue.get()
         while item:
-            batch = [item, *(self.queue.get() for _ in range(self.queue.qsize()))]
+            batch = [item, *(self.queue.get() for _ in range(min(self.queue.qsize(), MOST_AT_ONCE)))]
             outcomes = [outcome for outcome in batch if outcome]
             with self._app.app_context():
                 while not self._write(outcomes):
