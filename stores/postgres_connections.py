@@ -22,6 +22,7 @@ OPTIONS: dict[str, Any] = {
     "prepare_threshold": None,  # as poolers need it
     "connect_timeout": 2,  # seconds, the least that PostgreSQL's library takes
     "client_encoding": "UTF8",
+    "cursor_factory": psycopg.RawCursor,  # else statements of over 4 kB are read anew each time: 12 % of the CPU
     "target_session_attrs": "read-write",  # what was a primary may be none after a failover
 }
 # By a statement, as poolers refuse such options at a connection's start. The server ends a statement that takes too
@@ -65,7 +66,8 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         return bool(poll.poll(0))
 
     def run(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
-        cursor = self.execute(_native(sql), values)
+        statement, names = _native(sql)
+        cursor = self.execute(statement, [values[name] for name in names])
         return cursor.fetchall() if cursor.description else []
 
 
@@ -101,9 +103,10 @@ def take(pool: Pool) -> Connection:
 
 
 @functools.lru_cache(256)
-def _native(sql: str) -> str:
-    """`sql` with psycopg's marks for its parameters."""
-    return re.sub(r":(\w+)", r"%(\1)s", sql.replace("%", "%%"))
+def _native(sql: str) -> tuple[str, list[str]]:
+    """`sql` with PostgreSQL's marks for its parameters, and their names in that order."""
+    names = list(dict.fromkeys(re.findall(r":(\w+)", sql)))
+    return re.sub(r":(\w+)", lambda mark: f"${names.index(mark[1]) + 1}", sql), names
 
 
 def steady() -> float:
