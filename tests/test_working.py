@@ -240,12 +240,11 @@ class TestThreads:
         path, away = tmp_path / "calls.db", tmp_path / "away"
         get_store().close()
         path.rename(away)
-        path.mkdir()
+        path.symlink_to(tmp_path)  # a folder, and one that a file can replace in one step
         clock.now += 40
         start()
         wait_until(lambda: "work waits for the store" in caplog.text)
-        path.rmdir()
-        away.rename(path)
+        away.replace(path)
         wait_until(lambda: job("a").state == "done")
 
     def test_what_requests_did_is_written_soon_and_a_stop_waits_for_it(self, client, start, monkeypatch):
