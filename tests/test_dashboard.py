@@ -380,6 +380,18 @@ class TestTimeline:
         assert "track_call" not in text  # its setting is unset
         assert '"number": "+31612345678"' in text
 
+    @pytest.mark.parametrize(
+        ("unknown", "end"),
+        [
+            (False, "Ended not received; still on when the provider was asked, 2027-01-15 08:30"),
+            (True, "Ended not received; the provider knows no such call"),
+        ],
+    )
+    def test_it_tells_what_the_provider_said_of_a_call_without_an_end(self, app, client, unknown, end):
+        self.keep(app, ["log_event"])
+        calls.note_checked(app.extensions["store"], "call-1", unknown=unknown)
+        assert end in self.text(client)
+
     def test_what_an_import_does_not_say_is_not_known(self, app, client):
         self.keep(app, None)
         text = self.text(client)
