@@ -17,6 +17,7 @@ from commands.client import Command, connection_error, first_secret, post, requi
 from config import LOOPBACK, warnings
 from handlers import active_calls
 from intake.refusals import CHECK_AGENT
+from schemas.document import STATUS_UPDATE
 from schemas.settings import on_and_off
 from schemas.statuses import ENDED_WITH_ERROR, IN_PROGRESS
 from schemas.times import isoformat
@@ -118,7 +119,7 @@ def send_test_call(session: requests.Session, url: str, secret: str | None) -> i
     call_id, wrong = f"test-call-{uuid.uuid4()}", 0
     for status, error in ((IN_PROGRESS, None), (ENDED_WITH_ERROR, "TEST CALL: nothing is wrong")):
         message = {
-            "type": "status-update",
+            "type": STATUS_UPDATE,
             "timestamp": isoformat(datetime.now(UTC)),
             "call": {"id": call_id, "type": "inbound_phone_call", "status": status},
             "phone_number": {"number": "+12025550100", "name": "TEST CALL"},

@@ -8,9 +8,7 @@ from operator import itemgetter
 from typing import Any
 from urllib.parse import urlsplit
 
-from flask import current_app
-
-from dashboard.figures import first_hour
+from dashboard.figures import first_hour, remembered
 from schemas.times import iso
 from stores import Database, deliveries
 from stores.deliveries import Deliveries
@@ -105,11 +103,8 @@ def whole_error(call: CallRecord, updates: Sequence[StoredUpdate]) -> str | None
 
 def delivered(db: Database, days: int) -> list[tuple[str, Deliveries]]:
     """What became of the period's updates in each handler that is on, counted at most once in each minute."""
-    memory, minute = current_app.extensions["figures"], db.now() // 60 * 60
-    counted_at, rows = memory.get(("deliveries", days), (None, {}))
-    if counted_at != minute:
-        rows = deliveries.since(db, first_hour(db.now(), days))
-        memory["deliveries", days] = minute, rows
+    now = db.now()
+    rows = remembered(("deliveries", days), 60, now // 60 * 60, lambda: deliveries.since(db, first_hour(now, days)))
     return [(lane.name, rows.get(lane.name, Deliveries())) for lane in get_lanes()]
 
 

@@ -26,8 +26,8 @@ def alert_on_error(update: StatusUpdate) -> None:
     group = f"alert: {update.error_group}"
     patience = sum(config["WORKER_PATIENCE"]) + 1  # longer than a post can take: nobody else reports such an error
     if not locks.acquire(store, group, patience, longest=config["ALERT_INTERVAL"]):
-        wait = (locks.ends_at(store, group) or 0.0) - store.now()
-        raise Deferred("such an error was just reported, or is being", after=wait)
+        wait = (locks.ends_at(store, group) or 0.0) - store.now()  # none where it was let go of meanwhile
+        raise Deferred("such an error was just reported, or is being", after=max(wait, 0.0))
     covered = jobs.with_same_error(store, "alert_on_error", update)
     call = calls.get(store, update.call.id)
     seconds = call.seconds if call else None
@@ -35,7 +35,7 @@ def alert_on_error(update: StatusUpdate) -> None:
     try:
         send(text)
     except Exception:
-        locks.renew(store, group, 0)
+        locks.release(store, group)
         raise
     jobs.finish(store, "alert_on_error", covered)
     locks.renew(store, group, config["ALERT_INTERVAL"])

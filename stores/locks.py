@@ -19,7 +19,7 @@ def acquire(db: Database, name: str, seconds: float, longest: float | None = Non
 
 
 def renew(db: Database, name: str, seconds: float) -> None:
-    """Lock `name` for `seconds` from now, whoever has it; 0 releases it."""
+    """Lock `name` for `seconds` from now, whoever has it."""
     db.execute(
         "INSERT INTO locks (name, until) VALUES (:name, :until)"
         " ON CONFLICT (name) DO UPDATE SET until = excluded.until",

@@ -48,7 +48,7 @@ def drain(db: Database, stopping: Event, until: float = 0.0) -> bool:
                 _discard(spool, [update for update, moved in zip(batch, results, strict=True) if moved])
         return True
     finally:
-        locks.renew(spool, LOCK, 0)
+        locks.release(spool, LOCK)
 
 
 def drain_at_stop(db: Database, until: float) -> None:
@@ -73,7 +73,7 @@ def locked(spool: SQLite) -> Iterator[None]:
     try:
         yield
     finally:
-        locks.renew(spool, LOCK, 0)
+        locks.release(spool, LOCK)
 
 
 def _move(db: Database, spool: SQLite, stored: StoredUpdate) -> bool:

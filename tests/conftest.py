@@ -286,9 +286,8 @@ class Service:
 
 @pytest.fixture
 def service():
-    service = Service()
-    yield service
-    service.close()
+    with closing(Service()) as service:
+        yield service
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Work that is pending is done by a worker for each lane, in one process and with real services."""
 
 import threading
+from contextlib import closing
 from unittest.mock import Mock
 
 import pytest
@@ -16,9 +17,8 @@ pytestmark = pytest.mark.usefixtures("context")
 
 @pytest.fixture
 def slack():
-    slack = Service()
-    yield slack
-    slack.close()
+    with closing(Service()) as slack:
+        yield slack
 
 
 @pytest.fixture

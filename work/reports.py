@@ -29,7 +29,7 @@ def report_troubles() -> None:
     for name, text in troubles(store):
         lock = f"reported: {name}"
         if locks.acquire(db, lock, AGAIN) and not _tell(text):
-            locks.renew(db, lock, 0)
+            locks.release(db, lock)
     if not store.failure:
         _report_silence(store)
 
