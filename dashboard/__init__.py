@@ -7,7 +7,6 @@ from flask import (
     Blueprint,
     Flask,
     Response,
-    current_app,
     jsonify,
     make_response,
     redirect,
@@ -21,7 +20,7 @@ from werkzeug.exceptions import BadRequest, NotFound
 from dashboard import listing, page
 from dashboard.access import add_headers, error_response, has_access, is_same_origin, require_access
 from dashboard.figures import figures
-from dashboard.health import Health
+from dashboard.health import health
 from dashboard.metrics import CONTENT_TYPE, metrics
 from dashboard.presenters import call_state, cut, is_off, ordinal, service_state, timeline, whole_error
 from schemas.statuses import ERRORS
@@ -41,7 +40,7 @@ blueprint.after_request(add_headers)
 
 
 def init_app(app: Flask) -> None:
-    app.extensions |= {"health": Health(), "figures": {}}
+    app.extensions["figures"] = {}
     app.register_blueprint(blueprint)
 
 
@@ -58,8 +57,7 @@ def bad_request(error: BadRequest) -> Response:
 @blueprint.get("/healthz")
 def healthz() -> tuple[Response, int]:
     """503 when an update could not be kept. Who has access is also told why."""
-    health: Health = current_app.extensions["health"]
-    answer, status = health.answer(details=has_access())
+    answer, status = health(details=has_access())
     return jsonify(answer), status
 
 

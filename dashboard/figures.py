@@ -19,9 +19,12 @@ Answer = TypeVar("Answer")
 
 
 def remembered(key: Hashable, seconds: float, now: float, look_up: Callable[[], Answer]) -> Answer:
-    """What `look_up` answers, or answered in this process less than so many seconds ago."""
+    """What `look_up` answers, or answered in this process less than so many seconds ago. While it looks, others get the
+    answer before."""
     memory = current_app.extensions["figures"]
     if key not in memory or not 0 <= now - memory[key][0] < seconds:
+        if key in memory:
+            memory[key] = now, memory[key][1]
         memory[key] = now, look_up()
     answer: Answer = memory[key][1]
     return answer
