@@ -1,39 +1,28 @@
 """What people and platforms look at: the calls, what needs attention, and whether the receiver is well."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
-from flask import (
-    Blueprint,
-    Flask,
-    Response,
-    jsonify,
-    make_response,
-    redirect,
-    render_template,
-    request,
-    url_for,
-)
+from flask import Blueprint, Flask, Response, jsonify, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import BadRequest, NotFound
+from werkzeug.exceptions import NotFound
 
 from dashboard import listing, page
 from dashboard.access import add_headers, error_response, has_access, is_same_origin, require_access
-from dashboard.figures import figures
+from dashboard.figures import figures, remembered
 from dashboard.health import health
 from dashboard.metrics import CONTENT_TYPE, metrics
-from dashboard.presenters import call_state, cut, is_off, ordinal, service_state, timeline, whole_error
+from dashboard.timeline import timeline
 from schemas.statuses import ERRORS
 from schemas.times import iso
-from stores import StoreError, calls, get_store, jobs, updates
+from stores import StoreError, calls, get_store, jobs, search, updates
 from stores.export import every_update, exported
 from work.lanes import get_lane
 
-blueprint = Blueprint(
-    "dashboard", __name__, template_folder="templates", static_folder="static", static_url_path="/static"
-)
-for template_filter in (iso, service_state, is_off, cut, ordinal):
-    blueprint.add_app_template_filter(template_filter)
+blueprint = Blueprint("dashboard", __name__, template_folder="templates", static_folder="static")
+blueprint.add_app_template_filter(iso)
+blueprint.add_app_template_global(get_lane)
 blueprint.add_app_template_test(ERRORS.__contains__, "error_status")
 blueprint.before_request(require_access)
 blueprint.after_request(add_headers)
@@ -49,9 +38,13 @@ def store_unavailable(error: StoreError) -> Response:
     return error_response(503, f"the store does not answer: {error}")
 
 
-@blueprint.errorhandler(400)
-def bad_request(error: BadRequest) -> Response:
-    return error_response(400, error.description)
+@blueprint.before_app_request
+def unknown_page() -> Response | None:
+    """Answer a browser that looks for a page that is not there; whoever else does gets JSON of the app's own."""
+    is_browser = request.method == "GET" and "text/html" in request.headers.get("Accept", "")
+    if is_browser and isinstance(request.routing_exception, NotFound):
+        return add_headers(error_response(404, "there is no such page"))
+    return None
 
 
 @blueprint.get("/healthz")
@@ -66,18 +59,11 @@ def prometheus() -> Response:
     return Response(metrics(get_store()), content_type=CONTENT_TYPE)
 
 
-@blueprint.before_app_request
-def unknown_page() -> Response | None:
-    """Answer a browser that looks for a page that is not there; whoever else does gets JSON of the app's own."""
-    is_browser = request.method == "GET" and "text/html" in request.headers.get("Accept", "")
-    if is_browser and isinstance(request.routing_exception, NotFound):
-        return add_headers(error_response(404, "there is no such page"))
-    return None
-
-
 @blueprint.get("/")
 def index() -> str:
-    return render_template("index.html", **page.contents())
+    db = get_store()
+    choices = remembered("choices", 60.0, db.now(), lambda: search.choices(db))
+    return render_template("index.html", choices=choices, **page.contents())
 
 
 @blueprint.get("/live")
@@ -94,37 +80,49 @@ def live() -> Response:
 def calls_json() -> Response:
     """The overview, and in `recent` the page of the list that the filters ask for; `next` is the URL of the next."""
     db = get_store()
-    calls_page = listing.page(db)
-    overview = page.overview(db, page.MAX_LISTED) | {"recent": calls_page.calls}
-    overview |= {name: [call_state(call) for call in overview[name]] for name in ("active", "stale", "recent")}
-    query: dict[str, Any] = listing.query() | {"before": listing.before(calls_page)}
-    older = calls_page.older and url_for(".calls_json", **query)
-    return jsonify(overview | {"next": older, "last_24_hours": figures(db, db.now())})
+    query, filters, before = listing.read_url()
+    calls_page = search.find(db, filters, before)
+    answer = page.overview(db, most=300) | {"recent": calls_page.calls}
+    answer |= {name: [*map(listing.call_state, answer[name])] for name in ("active", "stale", "recent")}
+    older = listing.before(calls_page)
+    older_url = url_for(".calls_json", before=older, **query) if older else None
+    return jsonify(answer | {"next": older_url, "last_24_hours": figures(db, db.now())})
 
 
 @blueprint.get("/calls.<any(csv, jsonl):kind>")
 def download(kind: str) -> Response:
-    return listing.download(get_store(), kind)
+    """All calls that the filters let through, read from the store while they are sent."""
+    _, filters, _ = listing.read_url()
+    calls = listing.every_call(get_store(), filters)
+    if kind == "csv":
+        return _attachment("calls.csv", "text/csv", listing.csv_lines(calls))
+    return _json_lines("calls.jsonl", map(listing.call_state, calls))
+
+
+@blueprint.get("/export")
+def export() -> Response:
+    """What `flask export` prints, read from the store while it is sent."""
+    return _json_lines("updates.jsonl", map(exported, every_update(get_store())))
+
+
+def _json_lines(name: str, documents: Iterator[dict[str, Any]]) -> Response:
+    return _attachment(name, "application/jsonl", (json.dumps(document) + "\n" for document in documents))
+
+
+def _attachment(name: str, mimetype: str, lines: Iterator[str]) -> Response:
+    return Response(lines, mimetype=mimetype, headers={"Content-Disposition": f"attachment; filename={name}"})
 
 
 @blueprint.get("/calls")
-@blueprint.get("/calls/<path:call_id>")
-def call(call_id: str | None = None) -> Response:
-    """One call's timeline, or 304 while it is the same. Links have the id as `?id=`, as in a path `..` is not an id."""
-    call_id, db = call_id or request.args.get("id", ""), get_store()
+def call() -> Response:
+    """One call's timeline, or 304 while it is the same. Its id is `?id=`, as in a path `..` is not an id."""
+    db, call_id = get_store(), request.args.get("id", "")
     record, stored = calls.get(db, call_id), updates.of_call(db, call_id)
     if record is None and not stored:
         return error_response(404, "no call with this id is kept")
-    answer = make_response(
-        render_template(
-            "call.html",
-            id=call_id,
-            call=record,
-            error=record and whole_error(record, stored),
-            stale_at=page.stale_at(db),
-            events=timeline(stored, jobs.failed_attempts(db, call_id)),
-        )
-    )
+    events = timeline(stored, jobs.failed_attempts(db, call_id))
+    parts = {"id": call_id, "call": record, "events": events, "stale_at": page.stale_at(db)}
+    answer = make_response(render_template("call.html", **parts))
     answer.add_etag()
     answer.make_conditional(request)
     return answer
@@ -136,19 +134,9 @@ def run_again() -> ResponseReturnValue:
     once."""
     if not is_same_origin():
         return error_response(403, "only a page of this dashboard can do that")
-    call_id, name = request.form.get("call_id"), request.form.get("handler")
-    lane = get_lane(name or "")
+    call_id, lane = request.form.get("call_id"), get_lane(request.form.get("handler", ""))
     if lane is None:
         return error_response(404, "no handler that is on has this name")
     jobs.retry_now(get_store(), [lane.name], failed=True, call_id=call_id)
     lane.ask_now()
     return redirect(url_for(".call", id=call_id) if call_id else url_for(".index"), 303)
-
-
-@blueprint.get("/export")
-def export() -> Response:
-    """What `flask export` prints, read from the store while it is sent."""
-    lines = (json.dumps(exported(kept)) + "\n" for kept in every_update(get_store()))
-    return Response(
-        lines, mimetype="application/jsonl", headers={"Content-Disposition": "attachment; filename=updates.jsonl"}
-    )

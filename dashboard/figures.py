@@ -45,24 +45,26 @@ def figures(db: Database, now: float, days: int = 1) -> dict[str, Any]:
 
 def _figures(db: Database, now: float, days: int) -> dict[str, Any]:
     since, step = first_hour(now, days), PERIODS[days]
-    bars, lines, errors = (defaultdict[Any, Tally](Tally) for _ in range(3))
-    names: dict[str | None, str] = {}
+    whole, lines, errors = Tally(), defaultdict[Any, Tally](Tally), defaultdict[Any, Tally](Tally)
+    bars, names = [], {}
     for start in range(since, since + days * DAY, step):
-        bars[start] = Tally()
+        bar = Tally()
         for line, name, error, tally in calls.tallies(db, start, start + step):
-            bars[start].add(tally)
+            bar.add(tally)
             lines[line].add(tally)
-            names |= {line: name} if name else {}  # what it was last called stands
+            if name:
+                names[line] = name  # what it was last called stands
             if error is not None:
                 errors[error].add(tally)
-    whole = Tally()
-    for bar in bars.values():
         whole.add(bar)
+        bars.append({"hour": iso(start), "until": iso(start + step), "calls": bar.calls, "errors": bar.errors})
+    earlier = calls.tally(db, since - days * DAY, now - days * DAY)
+    has_earlier = earlier.calls and current_app.config["RETENTION_DAYS"] >= 2 * days
     return _rates(whole) | {
         "days": days,
         "since": iso(since),
-        "before": _before(db, since, now, days),
-        "hours": [_bar(start, step, bar) for start, bar in bars.items()],
+        "before": _rates(earlier) if has_earlier else None,
+        "hours": bars,
         "errors_by_message": [
             {"error": error, "calls": tally.calls, "latest": iso(tally.latest)} for error, tally in _most(errors)
         ],
@@ -80,17 +82,6 @@ def _rates(tally: Tally) -> dict[str, Any]:
         "error_rate": tally.errors / tally.calls if tally.calls else None,
         "mean_seconds": tally.seconds / tally.timed if tally.timed else None,
     }
-
-
-def _before(db: Database, since: int, now: float, days: int) -> dict[str, Any] | None:
-    if current_app.config["RETENTION_DAYS"] < 2 * days:
-        return None
-    tally = calls.tally(db, since - days * DAY, now - days * DAY)
-    return _rates(tally) if tally.calls else None
-
-
-def _bar(start: int, step: int, tally: Tally) -> dict[str, Any]:
-    return {"hour": iso(start), "until": iso(start + step), "calls": tally.calls, "errors": tally.errors}
 
 
 def _most(tallies: dict[Any, Tally]) -> list[tuple[Any, Tally]]:

@@ -3,9 +3,7 @@
 https://prometheus.io/docs/instrumenting/exposition_formats
 """
 
-from collections.abc import Iterator
-from itertools import groupby
-from operator import itemgetter
+import json
 
 from flask import current_app
 
@@ -16,45 +14,31 @@ from work.lanes import get_lanes
 HOUR = 3600.0
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-Gauge = tuple[str, str, float]  # its name, its label, and its value
-
 
 def metrics(db: Database) -> str:
-    """Every gauge. Raises StoreError."""
+    """Every gauge. Stale calls are not active, the spool is this machine's, and refusals are those of this hour of the
+    clock and the one before, as that is how they are counted. Raises StoreError."""
+    now, latest = db.now(), updates.latest(db)
+    backlogs = {_label("handler", lane.name): Backlog(lane.name, 0, 0, None, None) for lane in get_lanes()}
+    backlogs |= {_label("handler", backlog.handler): backlog for backlog in jobs.backlog(db)}
+    refused = dict.fromkeys(refusals.REASONS, 0) | {row.reason: row.times for row in refusals.since(db, now - HOUR)}
+    gauges: dict[str, dict[str, float]] = {
+        "calls_active": {"": calls.count_active(db, after=now - current_app.config["STALE_AFTER"])},
+        "calls_kept": {"": calls.count(db)},
+        "updates_kept": {"": updates.count(db)},
+        "updates_spooled": {"": spool.waiting(db)},
+        "seconds_since_update": {} if latest is None else {"": now - latest},
+        "jobs_pending": {label: backlog.pending for label, backlog in backlogs.items()},
+        "jobs_failed": {label: backlog.failed for label, backlog in backlogs.items()},
+        "oldest_pending_seconds": {label: now - (backlog.oldest or now) for label, backlog in backlogs.items()},
+        "refusals_last_hour": {_label("reason", reason): times for reason, times in refused.items()},
+    }
     lines = []
-    for name, gauges in groupby(sorted((*_kept(db), *_by_handler(db), *_refused(db))), key=itemgetter(0)):
-        lines += [f"# TYPE receiver_{name} gauge", *(f"receiver_{name}{label} {value}" for _, label, value in gauges)]
-    return "\n".join(lines) + "\n"
-
-
-def _kept(db: Database) -> Iterator[Gauge]:
-    """The stale calls are not active. The spool is this machine's."""
-    yield "calls_active", "", calls.count_active(db, after=db.now() - current_app.config["STALE_AFTER"])
-    yield "calls_kept", "", calls.count(db)
-    yield "updates_kept", "", updates.count(db)
-    yield "updates_spooled", "", spool.waiting(db)
-    if (latest := updates.latest(db)) is not None:
-        yield "seconds_since_update", "", db.now() - latest
-
-
-def _by_handler(db: Database) -> Iterator[Gauge]:
-    """Of each handler that is on, or has something to do."""
-    backlogs = {lane.name: Backlog(lane.name, 0, 0, None, None) for lane in get_lanes()}
-    backlogs |= {backlog.handler: backlog for backlog in jobs.backlog(db)}
-    for name, backlog in backlogs.items():
-        label = _label("handler", name)
-        yield "jobs_pending", label, backlog.pending
-        yield "jobs_failed", label, backlog.failed
-        yield "oldest_pending_seconds", label, db.now() - backlog.oldest if backlog.oldest else 0
-
-
-def _refused(db: Database) -> Iterator[Gauge]:
-    """In this hour of the clock and the one before, as that is how they are counted."""
-    times = dict.fromkeys(refusals.REASONS, 0) | {row.reason: row.times for row in refusals.since(db, db.now() - HOUR)}
-    for reason, number in times.items():
-        yield "refusals_last_hour", _label("reason", reason), number
+    for name, values in gauges.items():
+        lines.append(f"# TYPE receiver_{name} gauge\n")
+        lines += [f"receiver_{name}{label} {value}\n" for label, value in values.items()]
+    return "".join(lines)
 
 
 def _label(name: str, value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
-    return f'{{{name}="{escaped}"}}'
+    return f"{{{name}={json.dumps(value, ensure_ascii=False)}}}"  # a label is escaped as a string of JSON is

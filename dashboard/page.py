@@ -2,21 +2,18 @@
 
 import hashlib
 from typing import Any
-from urllib.parse import urlsplit
 
 from flask import current_app, request
 
-from config import LOOPBACK, WEBHOOK_PATH, dangers, public_url, warnings
+from config import WEBHOOK_PATH, dangers, public_url, warnings
 from dashboard import listing
-from dashboard.figures import PERIODS, figures, first_hour
-from dashboard.presenters import delivered, is_public
-from stores import Database, calls, get_store, jobs, refusals, spool, updates
-from stores.deliveries import AT_ONCE
+from dashboard.figures import PERIODS, figures, first_hour, remembered
+from stores import Database, calls, deliveries, get_store, jobs, refusals, search, spool, updates
+from stores.deliveries import AT_ONCE, Deliveries
 from stores.records import Backlog
+from work.lanes import get_lanes
 from work.reports import silence
 
-MAX_LISTED = {"active": 300, "stale": 50}  # in /calls.json
-MAX_SHOWN = {"active": 5, "stale": 5}  # on the page; the list has all
 MAX_TRAIL = 40  # pages that one can go back from an older one
 PENDING_TOO_LONG = 60.0  # seconds
 LOOK_AGAIN = 10.0  # seconds
@@ -34,27 +31,53 @@ def contents() -> dict[str, Any]:
 
     `trail`: where the page of the list begins, and before it those that led there.
     """
-    db, query, trail = get_store(), listing.query(), request.args.getlist("before")
-    days = request.args.get("days", type=int)
-    days = days if days in PERIODS else 1
-    page, is_part = listing.page(db), bool(trail or query)
+    db, trail = get_store(), request.args.getlist("before")
+    query, filters, before = listing.read_url()
+    page = search.find(db, filters, before)
     older = listing.before(page)
-    parts = {"page": page, "query": query, "wanted": listing.filters(), "part": is_part, "stale_at": stale_at(db)}
-    parts |= {"trail": trail, "older": [older, *trail][:MAX_TRAIL] if older else None}
-    if not is_part:
-        parts |= _now(db) | {"deliveries": delivered(db, days), "figures": figures(db, db.now(), days)}
-    if request.endpoint == "dashboard.index":
-        parts["choices"] = listing.choices(db)
-    return parts
+    is_part = bool(trail or query)
+    parts = {
+        "page": page,
+        "query": query,
+        "wanted": filters,
+        "part": is_part,
+        "trail": trail,
+        "older": [older, *trail][:MAX_TRAIL] if older else None,
+        "stale_at": stale_at(db),
+    }
+    return parts if is_part else parts | _above(db)
 
 
-def overview(db: Database, most: dict[str, int]) -> dict[str, Any]:
-    """The active and the stale calls, and how many they are."""
+def _above(db: Database) -> dict[str, Any]:
+    """What is on, what needs attention, the figures, and what a receiver without updates has to say."""
+    now, days = db.now(), request.args.get("days", type=int)
+    days = days if days in PERIODS else 1
+    backlogs, spooled = jobs.backlog(db), spool.waiting(db)
+    rows = remembered(("deliveries", days), 60.0, now, lambda: deliveries.since(db, first_hour(now, days)))
+    return overview(db, most=5) | {
+        "undone": [backlog for backlog in backlogs if _is_late(backlog, now - PENDING_TOO_LONG)],
+        "all_delivered": not spooled and not any(_is_late(backlog, now - AT_ONCE) for backlog in backlogs),
+        "refusals": refusals.since(db, first_hour(now)),
+        "reasons": refusals.REASONS,
+        "spooled": spooled,
+        "store": db,
+        "silent": silence(db),
+        "dangers": dangers(current_app.config),
+        "warnings": warnings(current_app.config),
+        "deliveries": {lane.name: rows.get(lane.name, Deliveries()) for lane in get_lanes()},
+        "figures": figures(db, now, days),
+        "url": public_url(),
+        "webhook_path": WEBHOOK_PATH,
+    }
+
+
+def overview(db: Database, most: int) -> dict[str, Any]:
+    """The active and the stale calls, at most so many of each, and how many they are."""
     stale = stale_at(db)
     return {
         "counts": {"active": calls.count_active(db, after=stale), "stale": calls.count_active(db, until=stale)},
-        "active": calls.active(db, after=stale, limit=most["active"]),
-        "stale": calls.active(db, until=stale, limit=most["stale"]),
+        "active": calls.active(db, after=stale, limit=most),
+        "stale": calls.active(db, until=stale, limit=most),
     }
 
 
@@ -63,35 +86,6 @@ def stale_at(db: Database) -> float:
     return db.now() - float(current_app.config["STALE_AFTER"])
 
 
-def _now(db: Database) -> dict[str, Any]:
-    """What is on, what needs attention, and what a receiver without updates has to say."""
-    config, now = current_app.config, db.now()
-    backlogs, spooled = jobs.backlog(db), spool.waiting(db)
-    parts = overview(db, MAX_SHOWN) | {
-        "undone": [backlog for backlog in backlogs if _is_late(backlog, now, PENDING_TOO_LONG)],
-        "all_delivered": not spooled and not any(_is_late(backlog, now, AT_ONCE) for backlog in backlogs),
-        "refusals": refusals.since(db, first_hour(now)),
-        "reasons": refusals.REASONS,
-        "spooled": (spooled, db.failure),
-        "spool_failure": db.spool.failure if db.spool else "",
-        "dangers": dangers(config),
-        "warnings": warnings(config),
-        "signed": bool(config["WEBHOOK_SECRET"]),
-        "silent": silence(db),
-    }
-    return parts | _address()
-
-
-def _is_late(backlog: Backlog, now: float, seconds: float) -> bool:
-    """Whether some of it has failed, or is pending for longer than that."""
-    return backlog.failed > 0 or (backlog.oldest or now) < now - seconds
-
-
-def _address() -> dict[str, Any]:
-    """Where this receiver is, whether a provider can reach it there, and the command that sends made-up calls there."""
-    url = public_url() or ""
-    parts = urlsplit(url)
-    command = f".venv/bin/flask simulate --url {url}"
-    if parts.hostname in LOOPBACK:
-        command = f"make simulate{f' PORT={parts.port}' if parts.port not in (None, 8000) else ''}"
-    return {"url": url + WEBHOOK_PATH, "is_public": is_public(url), "simulate": command}
+def _is_late(backlog: Backlog, since: float) -> bool:
+    """Whether some of it has failed, or is pending since before then."""
+    return backlog.failed > 0 or (backlog.oldest is not None and backlog.oldest < since)

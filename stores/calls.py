@@ -12,7 +12,6 @@ from stores.database import Database
 from stores.records import CallRecord, Tally, hour_of
 
 NO_LIMIT = 2**31 - 1
-MAX_ERROR = 300  # characters; the update itself has all of them
 
 COLUMNS = ", ".join(field.name for field in fields(CallRecord))
 FAILED_STATUS = f"status IN {ERRORS}"
@@ -67,7 +66,7 @@ def call_values(update: StatusUpdate) -> dict[str, Any]:
         "ended_at_guessed": int(update.is_final and not update.timestamp_known),
         "end_received_at": received_at if update.is_final else None,
         "ended_with_error": int(failed),
-        "error_text": update.error[:MAX_ERROR] if failed and update.error else None,
+        "error_text": (update.error or None) if failed else None,
         "error_reason": update.end_reason if failed else None,
         "normal_reason": update.end_reason if ended_well else None,
         "updated_at": received_at,

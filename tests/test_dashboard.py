@@ -7,9 +7,7 @@ from urllib.parse import urljoin
 
 import pytest
 
-from dashboard import listing
-from dashboard.presenters import is_public
-from stores import StoreError, calls, deliveries, get_store, jobs, refusals, updates
+from stores import StoreError, calls, deliveries, get_store, jobs, refusals, search, updates
 from stores.deliveries import Deliveries
 from stores.records import Job, RefusalCount
 from tests.conftest import NOW, SECRET, URL, catch_up, keep_update, message, settle_jobs, signed, update
@@ -93,7 +91,7 @@ def test_a_store_that_does_not_answer_is_told_with_503_until_it_answers_again(cl
     for file in tmp_path.glob("calls.db*"):
         file.unlink()
     (tmp_path / "calls.db").write_text("not a database, but long enough to be taken for one" * 100)
-    for path in ("/healthz", "/", "/live", "/calls.json", "/calls/call-1"):
+    for path in ("/healthz", "/", "/live", "/calls.json", "/calls?id=call-1"):
         answer = client.get(path, headers=BROWSER)
         assert answer.status_code == 503
         assert "calls.db" in answer.text and "+316" not in answer.text
@@ -161,7 +159,7 @@ def test_calls_are_active_until_they_end_or_are_stale_and_recent_all_along(clien
 @pytest.mark.parametrize("elsewhere", [ELSEWHERE, {"HTTP_X_FORWARDED_FOR": "192.0.2.1"}])
 def test_without_a_password_all_but_this_machine_only_see_what_to_set(client, elsewhere):
     client.post(URL, json=message())
-    for path in ("/", "/live", "/calls/call-1", "/export", "/calls.json"):
+    for path in ("/", "/live", "/calls?id=call-1", "/export", "/calls.json"):
         answer = client.get(path, headers=BROWSER, environ_base=elsewhere)
         assert (answer.status_code, answer.mimetype) == (403, "text/html")
         assert "set DASHBOARD_PASSWORD" in answer.text and "+316" not in answer.text
@@ -290,7 +288,7 @@ def test_what_senders_write_is_text(app, client):
     client.post(URL, json=message("ended-with-error", call_id, error=BREAKING, end_reason=HOSTILE, **fields))
     client.post(URL, json=message(call_id="on", **fields))
     record(app, "failing", failed(error=HOSTILE))
-    for path in ("/", "/live", "/calls/failing", page(client).links[f"recent-{call_id}"]):
+    for path in ("/", "/live", "/calls?id=failing", page(client).links[f"recent-{call_id}"]):
         shown = page(client, path)
         assert HOSTILE in shown.text
         assert shown.all("img") == []
@@ -301,14 +299,14 @@ def test_what_senders_write_is_text(app, client):
 def test_pages_have_no_inline_script_or_style_and_nothing_from_elsewhere(app, client):
     record(app, "call-1", failed())
     client.post(URL, json=message("ended-with-error", error="SIP 486"))
-    for path in ("/", "/calls/call-1"):
+    for path in ("/", "/calls?id=call-1"):
         for tag, attributes in page(client, path).tags:
             assert tag != "style"
             assert not [name for name in attributes if name == "style" or name.startswith("on")]
             assert not [name for name in ("src", "href", "action") if "//" in (attributes.get(name) or "")]
 
 
-@pytest.mark.parametrize("path", ["/", "/live", "/calls.json", "/calls/none", "/export", "/healthz"])
+@pytest.mark.parametrize("path", ["/", "/live", "/calls.json", "/calls?id=none", "/export", "/healthz"])
 @pytest.mark.parametrize("environ", [{}, ELSEWHERE])
 def test_every_answer_has_the_security_headers(client, path, environ):
     headers = client.get(path, environ_base=environ).headers
@@ -332,14 +330,14 @@ def test_the_fragment_is_304_until_something_changes(client):
 
 
 def test_nothing_is_looked_up_for_who_has_it_until_an_update_comes_or_for_ten_seconds(client, clock, monkeypatch):
-    looked = []
-    monkeypatch.setattr(listing, "page", lambda db, page=listing.page: (looked.append(db), page(db))[1])
+    looks = Mock(wraps=search.find)
+    monkeypatch.setattr(search, "find", looks)
     known = {"If-None-Match": client.get("/live").headers["ETag"]}
     assert client.get("/live", headers=known).status_code == 304
-    assert len(looked) == 1
+    assert looks.call_count == 1
     clock.now += 10
     assert client.get("/live", headers=known).status_code == 200
-    assert len(looked) == 2
+    assert looks.call_count == 2
 
 
 @pytest.mark.parametrize("search", [" a b ", "+31 6 1111 1111"])
@@ -362,7 +360,7 @@ class TestTimeline:
         return settings | {"CRM_WEBHOOK_URL": "http://crm.test", "SLACK_WEBHOOK_URL": "http://slack.test"}
 
     def text(self, client):
-        return page(client, "/calls/call-1").text
+        return page(client, "/calls?id=call-1").text
 
     def keep(self, app, handlers, *jobs, **fields):
         """Keep an update that was given to `handlers`, with `jobs`. Gives its id."""
@@ -407,7 +405,7 @@ class TestTimeline:
             (Job("update_crm", "done", None, 0, done_at=NOW), "done at 2027-01-15 08:30:00 log_event was off"),
             (
                 Job("update_crm", "done", None, 11, done_at=NOW),
-                "done at 2027-01-15 08:30:00, 11th attempt log_event was off",
+                "done at 2027-01-15 08:30:00, attempt 11 log_event was off",
             ),
             (Job("gone", "pending", NOW), "gone pending, as it is off here log_event was off"),
         ],
@@ -426,12 +424,12 @@ class TestTimeline:
             events.index(event)
             for event in (
                 "in progress received 2027-01-15 08:28:30",
-                "update_crm done at 2027-01-15 08:31:30, third attempt",
-                "update_crm failed to deliver in progress at 2027-01-15 08:30:00, first attempt, after 2.0 s:"
+                "update_crm done at 2027-01-15 08:31:30, attempt 3 before that answered 502",
+                "update_crm failed to deliver in progress at 2027-01-15 08:30:00, after 2.0 s:"
                 " answered 500: out of order",
                 "ended received 2027-01-15 08:30:20",
-                "update_crm failed to deliver in progress at 2027-01-15 08:30:40, second attempt, after 30.0 s: no",
-                "update_crm delivered in progress at 2027-01-15 08:31:30, third attempt",
+                "update_crm failed to deliver in progress at 2027-01-15 08:30:40, after 30.0 s: no",
+                "update_crm delivered in progress at 2027-01-15 08:31:30",
             )
         ]
         assert positions == sorted(positions)
@@ -442,10 +440,10 @@ class TestTimeline:
         client.post("/run-again", data={"handler": "update_crm", "call_id": "call-1"}, headers=SAME_ORIGIN)
         text = self.text(client)
         assert "pending, next try 2027-01-15 08:30:00, after 1 attempt" in text
-        assert "update_crm failed to deliver in progress at 2027-01-15 08:30:00, first attempt" in text
+        assert "update_crm failed to deliver in progress at 2027-01-15 08:30:00" in text
         db = app.extensions["store"]
         db.execute("UPDATE jobs SET state = 'done', attempts = 1, due_at = NULL, done_at = :at", {"at": NOW + 5})
-        assert "update_crm done at 2027-01-15 08:30:05, second attempt" in self.text(client)
+        assert "update_crm done at 2027-01-15 08:30:05, attempt 2" in self.text(client)
 
     def test_repeats_and_what_was_left_out_are_told(self, app, client):
         self.keep(app, [])
@@ -475,7 +473,7 @@ class TestTimeline:
 
 def test_what_was_done_after_a_retry_is_not_pending(app, client):
     record(app, "call-1", Job("update_crm", "done", None, 3, NOW, "answered 502", NOW + 90))
-    text = page(client, "/calls/call-1").text
+    text = page(client, "/calls?id=call-1").text
     assert "pending" not in text and "Run again" not in text.split("update_crm", 1)[1]
     assert "Needs attention" not in page(client).text
     health = client.get("/healthz").json
@@ -483,7 +481,7 @@ def test_what_was_done_after_a_retry_is_not_pending(app, client):
 
 
 def test_a_call_that_is_not_kept_is_404(client):
-    answer = client.get("/calls/none", headers=BROWSER)
+    answer = client.get("/calls?id=none", headers=BROWSER)
     assert answer.status_code == 404
     assert "No call with this id is kept" in answer.text
 
@@ -515,13 +513,13 @@ class TestRunAgain:
     def test_failed_work_is_due_at_once_and_done_by_the_worker(self, app, client, service, headers, form, location):
         answer = client.post("/run-again", data={"handler": "update_crm", **form}, headers=headers)
         assert (answer.status_code, answer.location) == (303, location)
-        assert "update_crm pending" in page(client, "/calls/a").text
+        assert "update_crm pending" in page(client, "/calls?id=a").text
         assert service.bodies == []
         with app.app_context():
             assert get_lane("update_crm").work.is_set()
             catch_up(app)
         assert [body["call_id"] for body in service.bodies] == ["a"]
-        assert "done at 2027-01-15 08:30:00" in page(client, "/calls/a").text
+        assert "done at 2027-01-15 08:30:00" in page(client, "/calls?id=a").text
 
     def test_of_a_backlog_only_the_call_that_was_asked_for_is_run_again(self, app, client, service):
         for name in "bcd":
@@ -548,7 +546,7 @@ class TestRunAgain:
         answer = client.post("/run-again", data={"handler": "update_crm", "call_id": "a"}, headers=headers)
         assert answer.status_code == 403
         assert service.bodies == []
-        assert "failed" in page(client, "/calls/a").text
+        assert "failed" in page(client, "/calls?id=a").text
 
     def test_other_calls_and_handlers_are_left_alone(self, client, service):
         client.post("/run-again", data={"handler": "update_crm", "call_id": "b"}, headers=SAME_ORIGIN)
@@ -571,11 +569,10 @@ def test_the_download_is_the_export_and_is_streamed(app, client, runner):
 def test_a_new_receiver_says_how_to_send_the_first_update(client):
     text = page(client).text
     assert "No updates yet" in text
-    assert "The provider cannot reach this address: deploy the receiver, or open a tunnel" in text
-    assert "http://localhost" not in text
+    assert "The provider needs an https address that it can reach: deploy the receiver, or open a tunnel" in text
+    assert "webhook_url to the address" in text
     assert "WEBHOOK_SECRET is not set." in text
-    assert "make simulate The first call" in text
-    assert "make simulate PORT=5000" in page(client, base_url="http://127.0.0.1:5000").text
+    assert ".venv/bin/flask simulate --url http://localhost The first call" in text
     assert "Active calls" not in text and "Last 24 hours" not in text
     client.post(URL, json=message())
     assert "No updates yet" not in page(client).text
@@ -588,24 +585,6 @@ def test_behind_a_proxy_it_tells_the_https_url(app):
     assert "webhook_url to https://calls.example/webhooks/status-update" in text
     assert "WEBHOOK_SECRET is set" in text
     assert ".venv/bin/flask simulate --url https://calls.example" in text
-
-
-@pytest.mark.parametrize(
-    ("host", "public"),
-    [
-        ("calls.example", True),
-        ("93.184.215.14:8000", True),
-        ("[2a00:1450::1]", True),
-        ("localhost:8000", False),
-        ("127.0.0.2", False),
-        ("192.168.1.5", False),
-        ("[fd00::1]", False),
-        ("raspberry:8000", False),
-        ("raspberry.local", False),
-    ],
-)
-def test_a_provider_reaches_no_address_of_this_machine_or_network(host, public):
-    assert is_public(f"http://{host}/x") == public
 
 
 class TestAttention:
@@ -740,7 +719,7 @@ class TestMetrics:
             'receiver_jobs_pending{handler="log_event"} 0',
             'receiver_jobs_failed{handler="update_crm"} 1',
             'receiver_oldest_pending_seconds{handler="update_crm"} 90.5',
-            'receiver_oldest_pending_seconds{handler="log_event"} 0',
+            'receiver_oldest_pending_seconds{handler="log_event"} 0.0',
             'receiver_refusals_last_hour{reason="unsigned"} 3',
             'receiver_refusals_last_hour{reason="stale"} 0',
             "# TYPE receiver_calls_active gauge",
@@ -751,7 +730,7 @@ class TestMetrics:
     def test_without_updates_nothing_says_when_the_last_one_came(self, client):
         lines = self.lines(client)
         assert "receiver_calls_kept 0" in lines
-        assert not [line for line in lines if "seconds_since" in line]
+        assert not [line for line in lines if line.startswith("receiver_seconds_since")]
 
     def test_a_label_ends_where_it_should(self, app, client):
         with app.app_context():

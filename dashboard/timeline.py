@@ -1,0 +1,54 @@
+"""What happened to a call."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from operator import itemgetter
+from typing import Any
+
+from stores.records import Job, StoredUpdate
+from work.lanes import get_lanes
+
+
+def timeline(
+    updates: Sequence[StoredUpdate], failures: Mapping[int, Sequence[tuple[str, float, float, str]]]
+) -> list[dict[str, Any]]:
+    """What happened to a call, in the order of time: each update, each attempt that failed (`failures`, as
+    `jobs.failed_attempts` has them), and each that did the work later."""
+    events = []
+    for update in updates:
+        attempts = failures.get(update.id, ())
+        events.append(_received(update, Counter(handler for handler, *_ in attempts)))
+        for handler, at, seconds, error in attempts:
+            events.append({"at": at, "of": update.status, "handler": handler, "seconds": seconds, "error": error})
+        for job in update.jobs:
+            if job.state == "done" and job.done_at:
+                events.append({"at": job.done_at, "of": update.status, "handler": job.handler})
+    return sorted(events, key=itemgetter("at"))
+
+
+def _received(update: StoredUpdate, failed: Counter[str]) -> dict[str, Any]:
+    """An update, and what became of it in each handler that it was given to or that is on: a job, or a state where
+    there is none."""
+    message = json.loads(update.message)["message"]
+    outcomes: dict[str, Job | str] = dict.fromkeys(update.handlers or (), "done at once")
+    outcomes |= {job.handler: replace(job, attempts=_attempts(job, failed[job.handler])) for job in update.jobs}
+    not_given = "not known, as it was imported" if update.handlers is None else "was off"
+    for lane in get_lanes():
+        if lane.name not in outcomes:
+            outcomes[lane.name] = not_given if lane.wants(update.load()) else "nothing to do"
+    return {
+        "at": update.received_at,
+        "row": update,
+        "message": json.dumps(message, indent=2, ensure_ascii=False),
+        "left_out": message.get("assistant", {}).get("metadata_left_out"),
+        "outcomes": outcomes,
+    }
+
+
+def _attempts(job: Job, failed: int) -> int:
+    """How often a job was tried, also before it was run again; 0 where another update's message did its work."""
+    if job.state != "done":
+        return max(job.attempts, failed)
+    return max(job.attempts, failed + 1) if job.attempts else 0
