@@ -12,11 +12,11 @@ from dashboard import listing, page
 from dashboard.access import add_headers, error_response, has_access, is_same_origin, require_access
 from dashboard.figures import figures, remembered
 from dashboard.health import health
-from dashboard.metrics import CONTENT_TYPE, metrics
+from dashboard.metrics import metrics
 from dashboard.timeline import timeline
 from schemas.statuses import ERRORS
 from schemas.times import iso
-from stores import StoreError, calls, get_store, jobs, search, updates
+from stores import StoreError, calls, get_store, jobs, search
 from stores.export import every_update, exported
 from work.lanes import get_lane
 
@@ -56,7 +56,7 @@ def healthz() -> tuple[Response, int]:
 
 @blueprint.get("/metrics")
 def prometheus() -> Response:
-    return Response(metrics(get_store()), content_type=CONTENT_TYPE)
+    return Response(metrics(get_store()), content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @blueprint.get("/")
@@ -117,12 +117,10 @@ def _attachment(name: str, mimetype: str, lines: Iterator[str]) -> Response:
 def call() -> Response:
     """One call's timeline, or 304 while it is the same. Its id is `?id=`, as in a path `..` is not an id."""
     db, call_id = get_store(), request.args.get("id", "")
-    record, stored = calls.get(db, call_id), updates.of_call(db, call_id)
-    if record is None and not stored:
+    parts = {"id": call_id, "call": calls.get(db, call_id), "events": timeline(db, call_id)}
+    if not (parts["call"] or parts["events"]):
         return error_response(404, "no call with this id is kept")
-    events = timeline(stored, jobs.failed_attempts(db, call_id))
-    parts = {"id": call_id, "call": record, "events": events, "stale_at": page.stale_at(db)}
-    answer = make_response(render_template("call.html", **parts))
+    answer = make_response(render_template("call.html", **parts, stale_at=page.stale_at(db)))
     answer.add_etag()
     answer.make_conditional(request)
     return answer

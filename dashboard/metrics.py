@@ -11,9 +11,6 @@ from stores import Database, calls, jobs, refusals, spool, updates
 from stores.records import Backlog
 from work.lanes import get_lanes
 
-HOUR = 3600.0
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
 
 def metrics(db: Database) -> str:
     """Every gauge. Stale calls are not active, the spool is this machine's, and refusals are those of this hour of the
@@ -21,7 +18,7 @@ def metrics(db: Database) -> str:
     now, latest = db.now(), updates.latest(db)
     backlogs = {_label("handler", lane.name): Backlog(lane.name, 0, 0, None, None) for lane in get_lanes()}
     backlogs |= {_label("handler", backlog.handler): backlog for backlog in jobs.backlog(db)}
-    refused = dict.fromkeys(refusals.REASONS, 0) | {row.reason: row.times for row in refusals.since(db, now - HOUR)}
+    refused = dict.fromkeys(refusals.REASONS, 0) | {row.reason: row.times for row in refusals.since(db, now - 3600)}
     gauges: dict[str, dict[str, float]] = {
         "calls_active": {"": calls.count_active(db, after=now - current_app.config["STALE_AFTER"])},
         "calls_kept": {"": calls.count(db)},

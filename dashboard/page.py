@@ -16,13 +16,12 @@ from work.reports import silence
 
 MAX_TRAIL = 40  # pages that one can go back from an older one
 PENDING_TOO_LONG = 60.0  # seconds
-LOOK_AGAIN = 10.0  # seconds
 
 
 def version(db: Database) -> str:
     """Another text as soon as there is a new update, or other work to do, and every ten seconds, as it does not look at
     all that the page has: not at refusals, for one."""
-    news = updates.last_id(db), jobs.backlog(db), spool.waiting(db), db.failure, db.now() // LOOK_AGAIN
+    news = updates.last_id(db), jobs.backlog(db), spool.waiting(db), db.failure, db.now() // 10
     return hashlib.sha256(repr(news).encode()).hexdigest()[:16]
 
 

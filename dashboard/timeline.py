@@ -2,23 +2,21 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
+from stores import Database, jobs, updates
 from stores.records import Job, StoredUpdate
 from work.lanes import get_lanes
 
 
-def timeline(
-    updates: Sequence[StoredUpdate], failures: Mapping[int, Sequence[tuple[str, float, float, str]]]
-) -> list[dict[str, Any]]:
-    """What happened to a call, in the order of time: each update, each attempt that failed (`failures`, as
-    `jobs.failed_attempts` has them), and each that did the work later."""
-    events = []
-    for update in updates:
-        attempts = failures.get(update.id, ())
+def timeline(db: Database, call_id: str) -> list[dict[str, Any]]:
+    """What happened to a call, in the order of time: each update, each attempt that failed, and each that did the work
+    later."""
+    events, failures = [], jobs.failed_attempts(db, call_id)
+    for update in updates.of_call(db, call_id):
+        attempts = failures.get(update.id, [])
         events.append(_received(update, Counter(handler for handler, *_ in attempts)))
         for handler, at, seconds, error in attempts:
             events.append({"at": at, "of": update.status, "handler": handler, "seconds": seconds, "error": error})
