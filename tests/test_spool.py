@@ -257,6 +257,7 @@ def test_a_spool_that_cannot_be_used_is_said_and_hinders_nothing(receiver, postg
     assert one.post(message()).text == "OK"
     health = requests.get(f"{one.url}/healthz", timeout=10)
     assert (health.status_code, health.json()["status"]) == (200, "ok")
+    assert "calls.db.spool" in one.health()["spooled_because"]
     assert "The spool cannot be used" in requests.get(f"{one.url}/", auth=("", PASSWORD), timeout=10).text
     for command in (["export"], ["check"], ["forget", "--yes", "+31612345678"]):
         done = one.flask(*command)
