@@ -76,8 +76,6 @@ def show_store() -> None:
     if store.spool and store.spool.failure:
         click.echo(f"note:  The spool cannot be used: {store.spool.failure}")
     store.check()
-    for sentence in store.advice():
-        click.echo(f"note:  {sentence}")
     click.echo(f"store: {store.name}, {store.durability}")
 
 

@@ -1,6 +1,6 @@
 """What the store's verbs need of a database; `sqlite` and `postgres` are the two."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -9,6 +9,12 @@ if TYPE_CHECKING:
 
 Rows = list[tuple[Any, ...]]
 Execute = Callable[..., Rows]
+
+
+def marks(values: Iterable[Any]) -> tuple[str, dict[str, Any]]:
+    """A list for a statement's IN, and its parameters. One that is empty finds nothing."""
+    named = {f"value{number}": value for number, value in enumerate(values)}
+    return f"({', '.join([*(f':{name}' for name in named), 'NULL'])})", named
 
 
 class Database(Protocol):
@@ -29,18 +35,12 @@ class Database(Protocol):
     def execute(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
         """Run one statement atomically. Returns what its RETURNING does."""
 
-    def transaction(self, *, patient: bool = False) -> AbstractContextManager[Execute]:
-        """Several statements, atomically: `with db.transaction() as execute`. Any exception undoes them.
-
-        Each of them has a second, as those of the other verbs have; a minute where nobody waits, which is `patient`."""
+    def transaction(self) -> AbstractContextManager[Execute]:
+        """Several statements, atomically: `with db.transaction() as execute`. Any exception undoes them."""
 
     def chain(self, sql: str, values: Mapping[str, Any], *more: str) -> int | None:
         """Atomically run a statement that returns an id and, where it does, the statements in `more`, which find the id
         as the only row of `kept`. Durable once this returns the id, or None where nothing was changed."""
-
-    def advice(self) -> list[str]:
-        """What is worth knowing or doing about the database as it is set up, a sentence each."""
-        return []
 
     def probe(self) -> None:
         """Try again to reach a database that failed, for a second. Raises StoreError while it cannot be used."""

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from schemas.status_update import StatusUpdate
 from schemas.strict_json import storable
 from stores import updates
-from stores.database import Database, Execute
+from stores.database import Database, Execute, marks
 from stores.records import Backlog, Change, Job, StoredUpdate
 
 _MOST_AT_ONCE = 1000  # jobs that one message covers
@@ -90,35 +90,26 @@ def failed_attempts(db: Database, call_id: str) -> dict[int, list[tuple[str, flo
 def retry_now(db: Database, handlers: Collection[str], *, failed: bool = False, call_id: str | None = None) -> int:
     """Make due now what `handlers` have pending, and with `failed` also what has failed, as if never tried: of one call
     where given. Returns how many jobs that is."""
-    names = {f"handler{number}": handler for number, handler in enumerate(handlers)}
-    where = [
-        "state IN ('pending', 'failed')" if failed else "state = 'pending'",
-        "state <> 'done'",
-        f"handler IN ({', '.join(f':{name}' for name in names)})",
-    ]
-    if call_id is not None:
-        where.append("update_id IN (SELECT id FROM updates WHERE call_id = :call_id)")
-    if not handlers:
-        return 0
+    names, values = marks(handlers)
+    states = "('pending', 'failed')" if failed else "('pending')"
+    of_call = "" if call_id is None else "AND update_id IN (SELECT id FROM updates WHERE call_id = :call_id)"
     rows = db.execute(
         "UPDATE jobs SET due_at = :now, state = 'pending',"
         " attempts = CASE WHEN state = 'failed' THEN 0 ELSE attempts END,"
         " first_tried_at = CASE WHEN state = 'failed' THEN NULL ELSE first_tried_at END"
-        f" WHERE {' AND '.join(where)} RETURNING 1",
-        names | {"now": db.now(), "call_id": call_id},
+        f" WHERE state <> 'done' AND state IN {states} AND handler IN {names} {of_call} RETURNING 1",
+        values | {"now": db.now(), "call_id": call_id},
     )
     return len(rows)
 
 
-def reset_far_future(db: Database, lease: float, delay: float) -> int:
-    """Make due now what is leased for more than `lease` seconds from now, or put off for more than `delay`: by a
-    process whose clock was ahead. Returns how many jobs that is.
-
-    Both have to be longer than any that is right, as others take leases while this waits to be written."""
+def reset_far_future(db: Database, seconds: float) -> int:
+    """Make due now what is leased or put off for longer than that, which is more than is ever right: a process whose
+    clock was ahead did so. Returns how many jobs that is."""
     rows = db.execute(
-        "UPDATE jobs SET state = 'pending', due_at = :now WHERE state <> 'done' AND (state = 'leased'"
-        " AND due_at > :now + :lease OR state = 'pending' AND due_at > :now + :delay) RETURNING 1",
-        {"now": db.now(), "lease": lease, "delay": delay},
+        "UPDATE jobs SET state = 'pending', due_at = :now WHERE state <> 'done' AND due_at > :now + :seconds"
+        " RETURNING 1",
+        {"now": db.now(), "seconds": seconds},
     )
     return len(rows)
 

@@ -62,26 +62,14 @@ class Postgres(Database):
             return connection.run(sql, values)
 
     @contextmanager
-    def transaction(self, *, patient: bool = False) -> Iterator[Execute]:
-        with self._connection(may_be_slow=patient) as connection, connection.transaction():
-            if patient:
-                connection.be_patient()
+    def transaction(self) -> Iterator[Execute]:
+        with self._connection(may_be_slow=True) as connection, connection.transaction():
             yield connection.run
 
     def chain(self, sql: str, values: Mapping[str, Any], *more: str) -> int | None:
         parts = [f"kept AS ({sql})", *(f"more{number} AS ({statement})" for number, statement in enumerate(more))]
         rows = self.execute(f"WITH {', '.join(parts)} SELECT id FROM kept", values)
         return rows[0][0] if rows else None
-
-    def advice(self) -> list[str]:
-        ((used, allowed, commit),) = self.query(
-            "SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),"
-            " current_setting('max_connections'), current_setting('synchronous_commit')"
-        )
-        sentences = [f"{used} of {allowed} connections are used; each process here takes {CONNECTIONS} at most."]
-        if commit == "off":
-            sentences.append("synchronous_commit is off: a crash of the server can lose the last updates.")
-        return sentences
 
     def probe(self) -> None:
         with self._lock:

@@ -16,7 +16,6 @@ from stores.database import Rows
 
 CONNECTIONS = 8  # a process; the smallest plans allow 20 in all
 ANSWER = 1.0  # seconds to wait for an answer, and for a connection
-SLOW_ANSWER = 60.0  # where nobody waits
 OPTIONS: dict[str, Any] = {
     "autocommit": True,
     "prepare_threshold": None,  # as poolers need it
@@ -40,24 +39,17 @@ REMEDIES = {
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection that waits for an answer no longer than `patience`: a server that is stopped takes every packet.
+    """A connection that waits for an answer no longer than ANSWER: a server that is stopped takes every packet.
 
     `wait` is internal to psycopg; nothing public bounds the wait for an answer."""
 
-    patience = ANSWER
-
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
-        return super().wait(gen, interval, timeout or self.patience)
+        return super().wait(gen, interval, timeout or ANSWER)
 
     def set_up(self) -> float:
         """Set what neither the role nor the server may. Returns how far the server's clock is ahead of `steady`."""
         ((*_, now),) = self.execute(SET_UP).fetchall()
         return float(now - steady())
-
-    def be_patient(self) -> None:
-        """Let each statement of the transaction that is open take SLOW_ANSWER."""
-        self.patience = SLOW_ANSWER
-        self.execute(f"SET LOCAL statement_timeout = {900 * SLOW_ANSWER:.0f}")
 
     def is_dead(self) -> bool:
         """Whether the server has closed it: then there is something to read before anything was asked."""
@@ -98,7 +90,6 @@ def take(pool: Pool) -> Connection:
     while (connection := pool.getconn(end - time.monotonic())).is_dead():
         connection.close()
         pool.putconn(connection)
-    connection.patience = ANSWER
     return connection
 
 

@@ -4,17 +4,18 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection
+from itertools import chain
 
-from schemas.strict_json import storable
 from stores import numbers, updates
-from stores.database import Database, Rows
+from stores.database import Database, Rows, marks
+from stores.records import StoredUpdate
 
 _IDS = 500  # in one statement
 TABLES = ("calls", "updates", "jobs")
 _OF_CALLS = {  # in the order in which they go
-    "jobs": "jobs WHERE update_id IN (SELECT id FROM updates WHERE call_id IN ({}))",
-    "updates": "updates WHERE call_id IN ({})",
-    "calls": "calls WHERE id IN ({})",
+    "jobs": "jobs WHERE update_id IN (SELECT id FROM updates WHERE call_id IN {})",
+    "updates": "updates WHERE call_id IN {}",
+    "calls": "calls WHERE id IN {}",
 }
 
 
@@ -22,15 +23,13 @@ def prune(db: Database, before: float, limit: int, active_handlers: Collection[s
     """Atomically remove at most `limit` updates received before `before` on which none of `active_handlers` has
     anything pending, and at most `limit` calls left without any. Returns how many updates and calls; (0, 0) when
     nothing is left to prune. Refusals of earlier hours go too."""
-    names = {f"handler{number}": name for number, name in enumerate(active_handlers)}
-    values = {"before": before, "limit": limit, **names}
-    theirs = f"handler IN ({', '.join([*(f':{name}' for name in names), 'NULL'])})"
-    with db.transaction(patient=True) as execute:
+    names, values = marks(active_handlers)
+    values |= {"before": before, "limit": limit}
+    with db.transaction() as execute:
         pruned = execute(
             "DELETE FROM updates WHERE id IN (SELECT id FROM updates AS u WHERE received_at < :before AND NOT EXISTS"
-            f" (SELECT 1 FROM jobs WHERE update_id = u.id AND due_at IS NOT NULL AND {theirs})"
-            " ORDER BY received_at LIMIT :limit)"
-            " RETURNING 1",
+            f" (SELECT 1 FROM jobs WHERE update_id = u.id AND due_at IS NOT NULL AND handler IN {names})"
+            " ORDER BY received_at LIMIT :limit) RETURNING 1",
             values,
         )
         calls = execute(
@@ -52,19 +51,14 @@ def calls_of(db: Database, who: str) -> set[str]:
     number = numbers.digits(who) if numbers.is_number(who) else ""
     if "@" in who and len(number) < numbers.SHARED:
         number = ""  # an extension says who it is only together with its host
-    ids = {id for id, customer in _candidates(db, who, number) if _is_of(who, number, id, customer)}
-    for stored in updates.since(db):
-        customer = json.loads(stored.message)["message"]["customer"]["number"]
-        if _is_of(who, number, stored.call_id, customer):
-            ids.add(stored.call_id)
-    return ids
+    of_calls = db.query("SELECT id, customer FROM calls")  # as the update that named a customer may be pruned
+    of_updates = ((stored.call_id, _customer(stored)) for stored in updates.since(db))
+    return {call_id for call_id, customer in chain(of_calls, of_updates) if _is_of(who, number, call_id, customer)}
 
 
-def _candidates(db: Database, who: str, number: str) -> Rows:
-    """The id and customer of every call that may be of `who`, as the update that named them may be pruned."""
-    values = {"who": storable(who), "ending": f"%{number.lstrip('0')[-numbers.SHARED :]}"}
-    where = "digits LIKE :ending OR id LIKE :ending || '%'" if number else "replace(customer, :who, '') <> customer"
-    return db.query(f"SELECT id, customer FROM calls WHERE id = :who OR {where}", values)
+def _customer(stored: StoredUpdate) -> str | None:
+    customer: str | None = json.loads(stored.message)["message"]["customer"]["number"]
+    return customer
 
 
 def _is_of(who: str, number: str, call_id: str, customer: str | None) -> bool:
@@ -86,7 +80,7 @@ def count(db: Database, call_ids: Collection[str]) -> Counter[str]:
 
 def remove(db: Database, call_ids: Collection[str]) -> Counter[str]:
     """Atomically remove calls with all that is kept of them. Returns how many `calls`, `updates` and `jobs`."""
-    with db.transaction(patient=True) as execute:
+    with db.transaction() as execute:
         return _run(execute, "DELETE FROM {} RETURNING 1", call_ids)
 
 
@@ -94,8 +88,7 @@ def _run(execute: Callable[..., Rows], statement: str, call_ids: Collection[str]
     """How many rows a statement returns of each table."""
     rows, ids = Counter[str](), list(call_ids)
     for start in range(0, len(ids), _IDS):
-        values = {f"id{number}": id for number, id in enumerate(ids[start : start + _IDS])}
-        listed = ", ".join(f":{name}" for name in values)
+        listed, values = marks(ids[start : start + _IDS])
         for table, where in _OF_CALLS.items():
             rows[table] += len(execute(statement.format(where.format(listed)), values))
     return rows

@@ -3,12 +3,9 @@
 import logging
 import os
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from itertools import islice
-from threading import Event
 
 from marshmallow import ValidationError
 
@@ -19,8 +16,7 @@ from stores.sqlite import SQLite
 
 RESERVE = 64_000_000  # bytes of its disk that are left free: what is removed is written first, too
 LOCK = "drain"
-BATCH = 50  # updates that are moved at a time
-WRITERS = 4
+BATCH = 20  # updates that are moved at a time
 BATCH_TIME = 30.0  # seconds, for which no other process moves them: more than a batch takes
 PAUSE = 0.5  # seconds between two drains at a stop
 TOLD_AGAIN = 3600.0  # seconds between two log lines about an update that the database refuses
@@ -28,9 +24,9 @@ TOLD_AGAIN = 3600.0  # seconds between two log lines about an update that the da
 logger = logging.getLogger(__name__)
 
 
-def drain(db: Database, stopping: Event, until: float = 0.0) -> bool:
-    """Move what waits in the spool into `db`, its work due now, until `stopping`, and then still until `until` (of
-    time.monotonic). Returns whether all of it was tried. Raises StoreError while that cannot be done."""
+def drain(db: Database, is_over: Callable[[], bool] = lambda: False) -> bool:
+    """Move what waits in the spool into `db`, its work due now, until `is_over`. Returns whether all of it was tried.
+    Raises StoreError while that cannot be done."""
     if db.failure:
         db.probe()
     if not (spool := db.spool) or not waiting(db):
@@ -38,14 +34,12 @@ def drain(db: Database, stopping: Event, until: float = 0.0) -> bool:
     if not locks.acquire(spool, LOCK, BATCH_TIME):
         return False
     try:
-        with ThreadPoolExecutor(WRITERS) as pool:  # so that they share the server's waits for its disk
-            stored = updates.since(spool)
-            while batch := list(islice(stored, BATCH)):
-                if stopping.is_set() and time.monotonic() >= until:
-                    return False
-                locks.renew(spool, LOCK, BATCH_TIME)
-                results = pool.map(partial(_move, db, spool), batch)
-                _discard(spool, [update for update, moved in zip(batch, results, strict=True) if moved])
+        stored = updates.since(spool)
+        while batch := list(islice(stored, BATCH)):
+            if is_over():
+                return False
+            locks.renew(spool, LOCK, BATCH_TIME)
+            _discard(spool, [update for update in batch if _move(db, spool, update)])
         return True
     finally:
         locks.release(spool, LOCK)
@@ -54,11 +48,9 @@ def drain(db: Database, stopping: Event, until: float = 0.0) -> bool:
 def drain_at_stop(db: Database, until: float) -> None:
     """Drain until nothing waits or `until` (of time.monotonic), whatever fails meanwhile: for a process whose disk is
     thrown away with it."""
-    stopping = Event()
-    stopping.set()
     while waiting(db) and time.monotonic() < until:
         with suppress(StoreError):  # the log says below what stays
-            if drain(db, stopping, until):
+            if drain(db, lambda: time.monotonic() >= until):
                 break
         time.sleep(PAUSE)  # the server is away, or another process drains
     if number := waiting(db):
@@ -90,9 +82,7 @@ def _move(db: Database, spool: SQLite, stored: StoredUpdate) -> bool:
 
 def _discard(spool: SQLite, moved: list[StoredUpdate]) -> None:
     """Remove updates that are kept elsewhere by now, with all that is known of their calls."""
-    if not moved:
-        return
-    ids = ", ".join(str(stored.id) for stored in moved)
+    ids = ", ".join(str(update.id) for update in moved)
     with spool.transaction() as execute:
         execute(f"DELETE FROM updates WHERE id IN ({ids})")
         execute("DELETE FROM calls WHERE NOT EXISTS (SELECT 1 FROM updates WHERE call_id = calls.id)")

@@ -58,7 +58,7 @@ class SQLite(Database):
         return self._write(lambda db: db.execute(sql, values).fetchall())
 
     @contextmanager
-    def transaction(self, *, patient: bool = False) -> Iterator[Execute]:
+    def transaction(self) -> Iterator[Execute]:
         with self._errors(), self._locked(), self._begun() as db:
             yield lambda sql, values={}: db.execute(sql, values).fetchall()
 
@@ -134,9 +134,9 @@ class SQLite(Database):
         return self._writer
 
     def _drop(self) -> None:
-        writer, self._writer = self._writer, None
-        if writer:
-            writer.close()
+        if self._writer:
+            self._writer.close()
+            self._writer = None
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

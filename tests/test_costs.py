@@ -72,7 +72,7 @@ def plan(store):
         lambda db: jobs.backlog(db),
         lambda db: jobs.retry_now(db, HANDLERS, failed=True),
         lambda db: jobs.retry_now(db, HANDLERS, failed=True, call_id="call-1"),
-        lambda db: jobs.reset_far_future(db, 240, 5400),
+        lambda db: jobs.reset_far_future(db, 5400),
         lambda db: jobs.failed_attempts(db, "call-1"),
         lambda db: updates.of_call(db, "call-1"),
         lambda db: retention.prune(db, NOW, 500, HANDLERS),

@@ -94,7 +94,7 @@ def retry_now(draw):
 @st.composite
 def bound(draw):
     seconds = draw(st.integers(0, 100))
-    return lambda db, step: jobs.reset_far_future(db, seconds, 2 * seconds)
+    return lambda db, step: jobs.reset_far_future(db, seconds)
 
 
 @st.composite

@@ -150,10 +150,10 @@ class TestDrain:
             keep_update(store, update(), ["log_event"])
         keep_update(store.spool, update(), ["log_event"])
         with pytest.raises(StoreError, match="updates"):
-            spool.drain(store, threading.Event())
+            spool.drain(store)
         assert spool.waiting(store) == 1
         postgres.execute("ALTER TABLE away RENAME TO updates")
-        spool.drain(store, threading.Event())
+        spool.drain(store)
         assert spool.waiting(store) == 0
         assert [stored.call_id for stored in updates.since(store)] == ["call-1"]
 
@@ -163,9 +163,9 @@ class TestDrain:
         monkeypatch.setattr(spool, "_discard", lambda *args: (stopping.set(), discard(*args)))
         for call_id in "ab":
             keep_update(store.spool, update(call_id=call_id), [])
-        spool.drain(store, stopping)
+        spool.drain(store, stopping.is_set)
         assert [stored.call_id for stored in updates.since(store)] == ["a"]
-        spool.drain(store, threading.Event())
+        spool.drain(store)
         assert [stored.call_id for stored in updates.since(store)] == ["a", "b"]
 
     def test_an_update_that_the_database_refuses_stays_is_told_once_and_holds_up_no_other(
@@ -176,7 +176,7 @@ class TestDrain:
         for call_id in ("refused", "taken"):
             keep_update(store.spool, update(call_id=call_id), [])
         for _ in range(2):
-            spool.drain(store, threading.Event())
+            spool.drain(store)
         for db, call_id in ((store, "taken"), (store.spool, "refused")):
             assert [stored.call_id for stored in updates.since(db)] == [call_id]
         assert [record.call_id for record in caplog.records if record.message == "stays spooled"] == ["refused"]
@@ -196,7 +196,7 @@ class TestDrain:
         command = ["forget", "--yes", "+31612345678"]
         keep_update(store.spool, update(), [])
         with ThreadPoolExecutor(1) as pool:
-            drain = pool.submit(spool.drain, store, threading.Event())
+            drain = pool.submit(spool.drain, store)
             assert moving.wait(20)
             refused = runner.invoke(args=command)
             goes_on.set()
@@ -208,7 +208,7 @@ class TestDrain:
     def test_nothing_moves_while_somebody_is_forgotten(self, store):
         keep_update(store.spool, update(), [])
         with spool.locked(store.spool):
-            assert spool.drain(store, threading.Event()) is False
+            assert spool.drain(store) is False
         assert spool.waiting(store) == 1
 
     def test_one_goes_on_where_the_clock_was_set_back_meanwhile(self, store, clock):
@@ -216,7 +216,7 @@ class TestDrain:
         clock.now += 3600
         assert locks.acquire(store.spool, spool.LOCK, spool.BATCH_TIME)
         clock.now -= 3600
-        assert spool.drain(store, threading.Event())
+        assert spool.drain(store)
         assert updates.count(store) == 1
 
     def test_a_spool_that_has_no_room_takes_nothing_more_and_is_drained(self, store):
@@ -224,7 +224,7 @@ class TestDrain:
         store.spool._reserve = 10**18
         with pytest.raises(StoreError, match="calls.db.spool: less than 1000000000000 MB are free"):
             keep_update(store.spool, update("ended"), [])
-        assert spool.drain(store, threading.Event())
+        assert spool.drain(store)
         assert (updates.count(store), spool.waiting(store)) == (1, 0)
 
     def test_at_a_stop_it_goes_on_until_the_server_is_back_or_the_time_is_over(self, store, postgres, caplog):
@@ -242,7 +242,7 @@ class TestDrain:
         for call_id in ("unreadable", "taken"):
             keep_update(store.spool, update(call_id=call_id), [])
         store.spool.execute("UPDATE updates SET message = '{}' WHERE call_id = 'unreadable'")
-        assert spool.drain(store, threading.Event())
+        assert spool.drain(store)
         assert [stored.call_id for stored in updates.since(store)] == ["taken"]
 
 

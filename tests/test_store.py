@@ -262,10 +262,10 @@ class TestJobs:
         clock.now += 40 * DAY
         settled(store, failing(due_at=clock.now + 30), lease=clock.now + 60)
         clock.now = NOW
-        assert jobs.reset_far_future(store, 60, 3600) == 2
+        assert jobs.reset_far_future(store, 3600) == 2
         assert {job.due_at for job in jobs_of(store).values()} == {NOW}
         assert lease_next(store, "log_event", NOW, LEASE)
-        assert jobs.reset_far_future(store, 60, 3600) == 0
+        assert jobs.reset_far_future(store, 3600) == 0
         assert [jobs_of(store, call_id) for call_id in ("tried", "leased")] == right
 
     def test_alike_errors_that_a_handler_has_still_to_do_are_found_and_ended_together(self, store):
@@ -689,12 +689,6 @@ def test_a_row_that_the_database_takes_never_is_refused_and_ends_nothing(store, 
     assert store.failure == ""
     assert refusals.since(store, 0) == []
     assert record(store)
-
-
-def test_it_advises_in_sentences(store):
-    store.check()
-    assert all(sentence.endswith(".") for sentence in store.advice())
-    assert store.failure == ""
 
 
 def test_a_transaction_that_raises_changes_nothing(store):

@@ -90,7 +90,7 @@ class Threads:
 
     def _drain(self) -> None:
         """Drain the spool, and write down what was refused."""
-        spool.drain(get_store(), self._stopping)
+        spool.drain(get_store(), self._stopping.is_set)
         get_refusals().flush(get_store(), get_store().now())
 
 

@@ -12,7 +12,7 @@ from work.lanes import get_lanes
 from work.reconcile import reconcile
 
 DAY = 24 * 3600.0
-BATCH = 500  # updates pruned at a time
+BATCH = 100  # updates pruned at a time
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ def upkeep(stopping: Event) -> None:
     """Do what is due and no other process has taken on, as long as the process is not `stopping`."""
     store, config = get_store(), current_app.config
     longest_delay = max(1.5 * config["RETRY_LONGEST"], config["ALERT_INTERVAL"] + 60)
-    jobs.reset_far_future(store, 2 * config["WORKER_LEASE"], longest_delay)
+    jobs.reset_far_future(store, longest_delay)
     if config["REDIS_URL"] and locks.acquire(store, "mirror", config["UPKEEP_EVERY"] - 1):
         try:
             mirror_active_calls()
