@@ -79,6 +79,6 @@ def columns(db: Any, table: str) -> list[str]:
 def copied(names: list[str], table: str, key: str, copy: int, seconds: int) -> str:
     """The statement that adds one copy of the base of `table`, with ids of its own, so many seconds earlier."""
     new = {key: f"{key} || '-{copy}'", "message": f"replace(message, {key}, {key} || '-{copy}')"}
-    new |= {name: f"{name} - {seconds}" for name in names if name.endswith("_at") or name == "hour"}
+    new |= {name: f"{name} - {seconds}" for name in names if name.endswith("_at")}
     values = ", ".join(new.get(name, name) for name in names)
     return f"INSERT INTO {table} ({', '.join(names)}) SELECT {values} FROM base_{table}"

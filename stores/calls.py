@@ -9,7 +9,7 @@ from schemas.statuses import ERRORS
 from schemas.strict_json import storable
 from stores import numbers
 from stores.database import Database
-from stores.records import CallRecord, Tally, hour_of
+from stores.records import CallRecord, Tally
 
 NO_LIMIT = 2**31 - 1
 
@@ -27,7 +27,7 @@ _ENDS = """(excluded.ended_at IS NOT NULL AND (c.ended_at IS NULL
     < (c.ended_at_guessed, c.ended_at, -c.ended_with_error, c.status)))"""
 _NEWER = "(excluded.updated_at, excluded.status) > (c.updated_at, c.status)"
 _OF_THE_END = ("ended_at", "ended_at_guessed", "ended_with_error")
-_TIMES = ("received_at", "hour", "started_at", "start_received_at", "end_received_at")
+_TIMES = ("received_at", "started_at", "start_received_at", "end_received_at")
 _DETAILS = (*_TIMES, "type", "line", "line_name", "customer", "error_text", "error_reason", "normal_reason")
 _SET = [
     f"""status = CASE WHEN {_ENDS} THEN excluded.status WHEN c.ended_at IS NOT NULL THEN c.status
@@ -59,7 +59,6 @@ def call_values(update: StatusUpdate) -> dict[str, Any]:
         "customer": customer,
         "digits": numbers.digits(customer or "") or None,
         "received_at": received_at,
-        "hour": hour_of(received_at),
         "started_at": timestamp if update.starts else None,
         "start_received_at": received_at if update.starts else None,
         "ended_at": timestamp if update.is_final else None,

@@ -16,11 +16,6 @@ class Refused(StoreError):
     """The store works, but takes no such row: trying again cannot help."""
 
 
-def hour_of(moment: float) -> int:
-    """When the hour began that `moment` is in."""
-    return int(moment // 3600) * 3600
-
-
 @dataclass(frozen=True, slots=True)
 class Job:
     """One handler's work on one update.

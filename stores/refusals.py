@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from config import WEBHOOK_PATH
 from stores.database import Database
-from stores.records import RefusalCount, hour_of
+from stores.records import RefusalCount
 
 NOT_AN_UPDATE, NOT_JSON, NOT_KEPT, STALE = "not a status update", "not JSON", "could not be kept", "stale"
 WRONG_PATH, ENCODED = "wrong path", "encoded"
@@ -37,7 +37,7 @@ def add(db: Database, counts: Iterable[RefusalCount]) -> None:
         db.execute(
             "INSERT INTO refusals AS r (hour, reason, times, latest) VALUES (:hour, :reason, :times, :latest)"
             " ON CONFLICT (hour, reason) DO UPDATE SET times = r.times + excluded.times, latest = excluded.latest",
-            {"hour": hour_of(count.latest), **asdict(count)},
+            {"hour": _hour(count.latest), **asdict(count)},
         )
 
 
@@ -46,9 +46,13 @@ def since(db: Database, moment: float) -> list[RefusalCount]:
     rows = db.query(
         "SELECT reason, sum(times), max(latest) FROM refusals WHERE hour >= :hour GROUP BY reason"
         " ORDER BY sum(times) DESC, reason",
-        {"hour": hour_of(moment)},
+        {"hour": _hour(moment)},
     )
     return [RefusalCount(reason, int(times), latest) for reason, times, latest in rows]
+
+
+def _hour(moment: float) -> int:
+    return int(moment // 3600) * 3600
 
 
 class RefusalCounter:

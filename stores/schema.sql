@@ -65,7 +65,6 @@ CREATE TABLE calls (
   checked_at DOUBLE PRECISION, -- when the provider was last asked about it
   unknown INTEGER NOT NULL DEFAULT 0, -- 1: the provider knew no such call
   seconds DOUBLE PRECISION GENERATED ALWAYS AS (CASE WHEN ended_at >= started_at THEN ended_at - started_at END) STORED,
-  hour BIGINT NOT NULL, -- the hour that received_at is in, as the Unix time it began
   updated_at DOUBLE PRECISION NOT NULL -- its latest update
 );
 CREATE INDEX calls_active ON calls (start_received_at) WHERE start_received_at IS NOT NULL AND end_received_at IS NULL;
