@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 import handlers
 from app import create_app
 from handlers.active_calls import track_call
-from handlers.http import Unavailable
+from handlers.errors import Unavailable
 from schemas.status_update import load_update
 from schemas.statuses import ERRORS, FINAL, IN_PROGRESS
 from stores import get_store, jobs, updates
