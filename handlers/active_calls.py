@@ -1,12 +1,11 @@
 """The set `active_calls` on Redis or Valkey, for a dashboard of the user's own: the ids of the calls that are on."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from flask import current_app
 
-from handlers.errors import Retry, Unavailable
+from handlers.errors import Unavailable
 from schemas.status_update import StatusUpdate
 from stores import calls, get_store
 
@@ -20,29 +19,20 @@ def connect(config: Mapping[str, Any]) -> Any:
     if not config["REDIS_URL"]:
         return None
     from redis import Redis  # only where it is used
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry as Retries
 
-    unverified = config["REDIS_URL"].startswith("rediss:") and not config["REDIS_TLS_VERIFY"]
-    return Redis.from_url(
-        config["REDIS_URL"],
-        socket_timeout=TIMEOUT,
-        socket_connect_timeout=TIMEOUT,
-        retry=Retries(NoBackoff(), 0),  # a job that fails is retried, and nobody waits for that here
-        decode_responses=True,
-        **({"ssl_cert_reqs": "none", "ssl_check_hostname": False} if unverified else {}),
-    )
+    options: dict[str, Any] = {"socket_connect_timeout": TIMEOUT, "socket_timeout": TIMEOUT, "decode_responses": True}
+    if config["REDIS_URL"].startswith("rediss:") and not config["REDIS_TLS_VERIFY"]:
+        options |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
+    return Redis.from_url(config["REDIS_URL"], retry=None, **options)  # a job that fails is retried, later
 
 
 def track_call(update: StatusUpdate) -> None:
     """Put the call into the set or take it out, as the store has it, whatever the order of updates."""
-    redis = current_app.extensions["redis"]
-    is_active = partial(calls.is_active, get_store(), update.call.id, _stale_before())
-    active = is_active()
+    redis, store, call_id = current_app.extensions["redis"], get_store(), update.call.id
     while True:
-        _ask(redis.sadd if active else redis.srem, SET, update.call.id)
-        written, active = active, is_active()
-        if written == active:  # else another update of the call came in between
+        active = calls.is_active(store, call_id, _stale_before())
+        ask(redis.sadd if active else redis.srem, SET, call_id)
+        if calls.is_active(store, call_id, _stale_before()) == active:  # else another update came in between
             return
 
 
@@ -52,23 +42,22 @@ def mirror_active_calls() -> None:
     Raises Unavailable where the server is away.
     """
     redis = current_app.extensions["redis"]
-    members = _ask(redis.smembers, SET)
+    members = ask(redis.smembers, SET)
     active = {call.id for call in calls.active(get_store(), after=_stale_before())}
     for change, ids in ((redis.srem, members - active), (redis.sadd, active - members)):
         if ids:
-            _ask(change, SET, *ids)
+            ask(change, SET, *ids)
 
 
 def _stale_before() -> float:
     return get_store().now() - float(current_app.config["STALE_AFTER"])
 
 
-def _ask(command: Any, *arguments: str) -> Any:
-    from redis.exceptions import ConnectionError, RedisError, TimeoutError
+def ask(command: Any, *arguments: str) -> Any:
+    """What Redis answers to a command. Raises Unavailable where it does not take it."""
+    from redis.exceptions import RedisError
 
     try:
         return command(*arguments)
-    except (ConnectionError, TimeoutError) as error:
-        raise Unavailable(f"Redis: {error} ({CHECK})") from None
     except RedisError as error:
-        raise Retry(f"Redis: {error}") from None
+        raise Unavailable(f"Redis: {error} ({CHECK})") from None

@@ -11,7 +11,7 @@ from handlers.crm import crm_record, update_crm
 from handlers.event_log import log_event
 from handlers.slack import SLACK, alert_on_error, alert_text, plain
 from stores import get_store, jobs, updates
-from tests.conftest import NOW, SECRET, URL, message, retry_one, signed, update
+from tests.conftest import SECRET, URL, message, retry_one, signed, update
 from work.dispatch import dispatch
 
 ERROR = update("ended-with-error", timestamp="2025-12-13T12:05:00Z", error="STT connection failed")
@@ -74,19 +74,13 @@ class TestAlerts:
         service.default = (200, {}, b"<html>")
         fail(clock, "a", "one")
         assert jobs.backlog(get_store()) == []
-        monkeypatch.setattr("handlers.slack.SLACK", re.compile("127.0.0.1"))
+        monkeypatch.setattr("handlers.slack.SLACK", "127.0.0.1")
         fail(clock, "b", "another")
         assert jobs.backlog(get_store())[0].error == "answered 200 but <html>"
 
     def test_slack_is_known_by_its_host(self):
         hosts = ("hooks.slack.com", "hooks.slack-gov.com", "slack.com.example.com", "noslack.com")
-        assert [bool(SLACK.fullmatch(host)) for host in hosts] == [True, True, False, False]
-
-    def test_an_alert_an_hour_late_says_so(self, clock, service):
-        service.answers.append(500)
-        fail(clock)
-        self.retry(clock, 3601)
-        assert [("Late: told 1 h 0 min after" in body["text"]) for body in service.bodies] == [False, True]
+        assert [host.endswith(SLACK) for host in hosts] == [True, True, False, False]
 
     def test_it_links_to_the_call_where_the_app_is_known(self, app, clock, client, service):
         app.config["WEBHOOK_SECRET"] = (SECRET,)
@@ -99,7 +93,7 @@ class TestAlerts:
         assert service.bodies[1]["text"].endswith("\nhttps://x.onrender.com/calls?id=call-2")
 
     def text(self, error="x", **fields):
-        return alert_text(update("ended-with-error", error=error, **fields), None, 0, 0, None)
+        return alert_text(update("ended-with-error", error=error, **fields), None, 0, None)
 
     @pytest.mark.parametrize(
         "error", ["<!channel> <https://evil|click>", "@channel @everyone", "[click](https://evil)"]
@@ -117,15 +111,15 @@ class TestAlerts:
     def test_a_message_has_2000_characters_at_most_and_the_error_is_what_is_cut(self, character, url):
         long = {"number": character * 900, "name": character * 900}
         one = update("ended-with-error", character * 256, error=character * 5000, customer=long, phone_number=long)
-        text = alert_text(one, 60, 12, NOW, url, slack=True)
+        text = alert_text(one, 60, 12, url, slack=True)
         assert 1900 < len(text) <= 2000
         assert text.startswith(f"Call error: {plain(character)}")
         assert "\nand 12 more\n" in text and "\nLength: 1 min 0 s" in text
 
     def test_a_time_is_one_that_slack_shows_in_each_readers_zone(self):
-        text = alert_text(ERROR, None, 0, NOW, None, slack=True)
+        text = alert_text(ERROR, None, 0, None, slack=True)
         assert "Time: <!date^1765627500^{date_num} {time_secs}|2025-12-13 12:05:00 UTC>" in text
-        assert "Time: 2025-12-13 12:05:00 UTC" in alert_text(ERROR, None, 0, NOW, None)
+        assert "Time: 2025-12-13 12:05:00 UTC" in alert_text(ERROR, None, 0, None)
 
     def test_an_alert_that_is_sent_later_has_the_same_link(self, client, clock, service):
         service.answers = [500]
