@@ -59,7 +59,7 @@ def exported(calls: int) -> Iterator[dict[str, Any]]:
             message["call"] = {"id": call, "type": kind, "status": status}
             if status == "ended-with-error":
                 message["error"] = error
-            yield {"message": message, "received_at": moment.isoformat(), "pending": [], "failed": []}
+            yield {"message": message, "received_at": moment.isoformat(), "jobs": []}
 
 
 def hours_ago(copy: int, copies: int) -> int:

@@ -17,15 +17,12 @@ from schemas.settings import announce
 
 
 def init_app(app: Flask) -> None:
+    """Add the commands, and let `flask run` say what is on, log no request by itself, and end in good order when it is
+    told to."""
     for command in (check, simulate, export, import_, retry, reconcile, forget):
         app.cli.add_command(command)
     context = click.get_current_context(silent=True)
     if context and context.info_name == "run":
-        _prepare_server(app)
-
-
-def _prepare_server(app: Flask) -> None:
-    """Let `flask run` say what is on and off, log no request by itself, and end in good order when it is told to."""
-    announce(app.config)
-    logging.getLogger("werkzeug").addFilter(lambda record: " - - [" not in record.getMessage())
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        announce(app.config)
+        logging.getLogger("werkzeug").addFilter(lambda record: " - - [" not in record.getMessage())
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())

@@ -1,27 +1,28 @@
 """What the commands share: how they fail, and how they post to a receiver."""
 
+import json
 import logging
-import os
 import socket
-import ssl
 import sys
 import time
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 import requests
 from flask import current_app
-from requests.utils import DEFAULT_CA_BUNDLE_PATH as CA_BUNDLE
 
 from config import WEBHOOK_PATH
 from handlers import handlers_off
 from intake.signature import sign
 from schemas.document import STATUS_UPDATE
 from schemas.settings import is_url
+from schemas.times import isoformat
 from stores import StoreError
 
-PATIENCE = 2.0  # seconds for a host to connect, and to answer
+PATIENCE = 2.0  # seconds for a host to take a connection
 
 
 class Command(click.Command):
@@ -51,37 +52,44 @@ def require_connection(url: str) -> None:
 
 
 def connection_error(url: str) -> str:
-    """Why nobody takes a connection at the host of `url`; empty where somebody does. Nothing is asked."""
+    """Why nobody takes a connection at the host of `url`; empty where somebody does. Nothing is sent."""
     parts = urlsplit(url)
-    address = (parts.hostname or "", parts.port or {"http": 80}.get(parts.scheme, 443))
+    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        with socket.create_connection(address, PATIENCE) as connection:
-            if parts.scheme == "https":
-                context = ssl.create_default_context(cafile=os.environ.get("REQUESTS_CA_BUNDLE", CA_BUNDLE))
-                context.wrap_socket(connection, server_hostname=parts.hostname).close()
-    except (OSError, ValueError) as error:
-        return f"{type(error).__name__}: {error}"
+        socket.create_connection((parts.hostname or "", port), PATIENCE).close()
+    except (OSError, UnicodeError) as error:
+        return str(error)
     return ""
 
 
-def post(session: requests.Session, url: str, body: bytes, secret: str | None, age: int = 0) -> str:
-    """Post a raw body as the provider does, signed `age` seconds ago if there is a secret. Returns what came of it."""
-    headers = {"Content-Type": "application/json", "X-Webhook-Event": STATUS_UPDATE}
-    if secret:
+def update_body(call_id: str, status: str, moment: datetime, customer: str, **more: Any) -> bytes:
+    """The body of an update of a made-up call, such as the provider sends; `more` are further fields of its message."""
+    message = {
+        "type": STATUS_UPDATE,
+        "timestamp": isoformat(moment),
+        "call": {"id": call_id, "type": "inbound_phone_call", "status": status},
+        "phone_number": {"number": "+31850835037", "name": "Front desk"},
+        "customer": {"number": customer},
+        **more,
+    }
+    return json.dumps({"message": message}).encode()
+
+
+def post(url: str, body: bytes, secrets: Sequence[str], age: int = 0, agent: str = "call-status-receiver") -> str:
+    """Post a raw body as the provider does, signed `age` seconds ago with the first of `secrets`, if there is any.
+    Returns what came of it."""
+    headers = {"Content-Type": "application/json", "X-Webhook-Event": STATUS_UPDATE, "User-Agent": agent}
+    if secrets:
         timestamp = int(time.time()) - age
-        headers |= {"X-Webhook-Timestamp": f"{timestamp}", "X-Webhook-Signature": sign(secret, timestamp, body)}
+        headers |= {"X-Webhook-Timestamp": f"{timestamp}", "X-Webhook-Signature": sign(secrets[0], timestamp, body)}
     try:
-        answer = session.post(url, data=body, headers=headers, timeout=30, allow_redirects=False)
+        answer = requests.post(url, data=body, headers=headers, timeout=30, allow_redirects=False)
     except requests.RequestException as error:
         return f"without an answer: {type(error).__name__}"
     return f"answered {answer.status_code}"
 
 
-def first_secret() -> str | None:
-    return next(iter(current_app.config["WEBHOOK_SECRET"]), None)
-
-
-def confirm_off(yes: bool, what: str) -> None:
-    """Unless `yes`, ask whether to go on where handlers are off in this shell; `what` says what they miss."""
+def require_handlers(yes: bool, what: str) -> None:
+    """Unless `yes`, end the command where handlers are off in this shell; `what` says what they would miss."""
     if not yes and (names := handlers_off(current_app.config)):
-        click.confirm(f"Off here, and so they {what}: {', '.join(names)}. Go on?", abort=True, err=True)
+        raise click.ClickException(f"off here, and so they {what}: {', '.join(names)}. Go on with --yes")

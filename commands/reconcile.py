@@ -6,19 +6,19 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
-from commands.client import Command, confirm_off
+from commands.client import Command, require_handlers
 from logs import mask
 from work import reconcile as checks
 
 
 @click.command(cls=Command)
-@click.option("--yes", is_flag=True, help="Do not ask, whichever handlers are off here.")
+@click.option("--yes", is_flag=True, help="Go on, whichever handlers are off here.")
 @with_appcontext
 def reconcile(yes: bool) -> None:
     """Check calls that have been active for over an hour with the provider, and settle those that are over."""
     if not current_app.config["PROVIDER_API_KEY"]:
         raise click.UsageError("set PROVIDER_API_KEY to a key of the provider's API")
-    confirm_off(yes, "get nothing of the calls that are settled")
+    require_handlers(yes, "get nothing of the calls that are settled")
     results = []
     for call, result in checks.reconcile():
         results.append(result)

@@ -7,12 +7,11 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 import click
-import requests
+from flask import current_app
 from flask.cli import with_appcontext
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
-from commands.client import Command, confirm_off, first_secret, post, webhook_url
-from schemas.document import field_errors
+from commands.client import Command, post, require_handlers, webhook_url
 from schemas.status_update import load_update
 from schemas.strict_json import parse_json
 from schemas.times import parse_time
@@ -22,66 +21,52 @@ from stores.records import Job
 from work.lanes import get_lanes
 
 
-def since(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
-    try:
-        return parse_time(value).timestamp()
-    except ValueError:
-        raise click.BadParameter("give a time such as 2025-12-13 or 2025-12-13T12:00:00Z") from None
-
-
 @click.command(cls=Command)
-@click.option("--since", callback=since, default="1970-01-01", help="Only what was kept at this time (UTC) or later.")
+@click.option("--since", type=parse_time, metavar="YYYY-MM-DD[THH:MM]", default="1970-01-01", help="Only from then on.")
 @with_appcontext
-def export(since: float) -> None:
+def export(since: datetime) -> None:
     """Print every kept update as a line of JSON, those that are spooled first."""
-    updates, hidden = every_update(get_store(), since), sys.stdout.isatty()
+    updates, hidden = every_update(get_store(), since.timestamp()), sys.stdout.isatty()
     with click.progressbar(updates, label="Exporting", file=sys.stderr, show_pos=True, hidden=hidden) as bar:
         for update in bar:
             click.echo(json.dumps(exported(update)))
 
 
-class _JobSchema(Schema):
-    class Meta:
-        unknown = EXCLUDE
+class _Time(fields.AwareDateTime):
+    """A time, as Unix seconds."""
 
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        return super()._deserialize(value, *args, **kwargs).timestamp()
+
+
+class _JobSchema(Schema):
     handler = fields.String(required=True)
     state = fields.String(required=True, validate=validate.OneOf(("pending", "failed", "done")))
     attempts = fields.Integer(load_default=0)
     error = fields.String(load_default=None)
-    due_at = fields.AwareDateTime(load_default=None)
-    first_tried_at = fields.AwareDateTime(load_default=None)
-    done_at = fields.AwareDateTime(load_default=None)
-
-    @post_load
-    def make(self, values: dict[str, Any], **_: Any) -> Job:
-        times = {name: value and value.timestamp() for name, value in values.items() if name.endswith("_at")}
-        return Job(**values | times)
+    due_at = _Time(load_default=None)
+    first_tried_at = _Time(load_default=None)
+    done_at = _Time(load_default=None)
 
 
 class _LineSchema(Schema):
-    """What a line of an export, or of a log, says beside the message. Lines of older exports name only the handlers
-    whose work is pending or has failed."""
+    """What a line of an export, or of a log, says beside the message."""
 
-    class Meta:
-        unknown = EXCLUDE
-
-    time = fields.AwareDateTime(load_default=None)
-    received_at = fields.AwareDateTime(load_default=None)
-    last_received_at = fields.AwareDateTime(load_default=None)
+    time = _Time(load_default=None)
+    received_at = _Time(load_default=None)
+    last_received_at = _Time(load_default=None)
     times = fields.Integer(load_default=1)
     handlers = fields.List(fields.String(), load_default=None)
-    pending = fields.List(fields.String(), load_default=None)
-    failed = fields.List(fields.String(), load_default=[])
-    jobs = fields.List(fields.Nested(_JobSchema), load_default=None)
+    jobs = fields.List(fields.Nested(_JobSchema, unknown=EXCLUDE), load_default=None)
 
 
-_LINE = _LineSchema()
+_LINE = _LineSchema()  # built once
 
 
 @click.command("import", cls=Command)
 @click.argument("file", type=click.File("rb"), default="-")
-@click.option("--url", help="Post the lines to this receiver instead, signed with WEBHOOK_SECRET.")
-@click.option("--yes", is_flag=True, help="Do not ask, whichever handlers are off here.")
+@click.option("--url", type=webhook_url, help="Post the lines to this receiver instead, signed with WEBHOOK_SECRET.")
+@click.option("--yes", is_flag=True, help="Go on, whichever handlers are off here.")
 @with_appcontext
 def import_(file: BinaryIO, url: str | None, yes: bool) -> None:
     """Keep what FILE (or stdin) has: lines of an export, or of a log with messages that were refused or not kept.
@@ -89,45 +74,39 @@ def import_(file: BinaryIO, url: str | None, yes: bool) -> None:
     Lines without a message are passed over. What an export says is pending, failed or done is so again; a message from
     a log is pending for every handler that is on here and wants it. Importing twice changes nothing.
     """
-    session, secret, target = requests.Session(), first_secret(), url and webhook_url(url)
     results = Counter[str]()
     with click.progressbar(file, label="Importing", file=sys.stderr, show_pos=True) as lines:
         for number, line in enumerate(lines, 1):
             try:
-                document = parse_json(line[max(line.find(b"{"), 0) :])
-                message = document["message"]
-            except ValueError as error:
-                results["wrong" if b"{" in line else "passed over"] += 1
-                if b"{" in line:
-                    click.echo(f"line {number}: {error}", err=True)
-                continue
-            except (TypeError, KeyError):
-                results["passed over"] += 1
-                continue
-            try:
-                if target:
-                    results[post(session, target, json.dumps({"message": message}).encode(), secret)] += 1
-                else:
-                    results[_keep(document, yes)] += 1
-            except ValidationError as error:
+                results[_take(line, url, yes)] += 1
+            except (ValueError, ValidationError) as error:
                 results["wrong"] += 1
-                click.echo(f"line {number}: {json.dumps(field_errors(error))}", err=True)
+                click.echo(f"line {number}: {error}", err=True)
     for result, count in results.items():
         click.echo(f"{count} {result}")
     if not results.keys() <= {"kept", "kept already", "spooled", "passed over", "answered 200"}:
         sys.exit(1)
 
 
+def _take(line: bytes, url: str | None, yes: bool) -> str:
+    """Keep what a line has or, with `url`, post it. Returns what came of it. Raises ValueError and ValidationError."""
+    start = line.find(b"{")
+    document = parse_json(line[start:]) if start >= 0 else {}
+    if "message" not in document:
+        return "passed over"
+    if url:
+        return post(url, json.dumps({"message": document["message"]}).encode(), current_app.config["WEBHOOK_SECRET"])
+    return _keep(document, yes)
+
+
 def _keep(document: dict[str, Any], yes: bool) -> str:
-    """Keep the update of an exported or logged line. Returns what came of it. Raises ValidationError."""
-    line, now = _LINE.load(document), datetime.fromtimestamp(get_store().now(), UTC)
-    update = load_update(document, line["received_at"] or line["time"] or now)
-    handlers, pending, jobs = line["handlers"], line["pending"], line["jobs"]
-    if jobs is None and pending is None:
-        confirm_off(yes, "get no work from lines that do not name their handlers")
-        handlers = pending = [lane.name for lane in get_lanes() if lane.wants(update)]
-    if jobs is None:
-        jobs = [Job(name, "failed", None) for name in line["failed"]] + [Job(name, "pending", 0.0) for name in pending]
-    last = line["last_received_at"]
-    kept = restore(update, jobs, handlers, times=line["times"], last_received_at=last and last.timestamp())
-    return {"new": "kept", "repeat": "kept already"}.get(kept.outcome, kept.outcome)
+    values = _LINE.load(document, unknown=EXCLUDE)
+    received_at = values["received_at"] or values["time"] or get_store().now()
+    update = load_update(document, datetime.fromtimestamp(received_at, UTC))
+    handlers, jobs = values["handlers"], [Job(**job) for job in values["jobs"] or ()]
+    if values["jobs"] is None:
+        require_handlers(yes, "get no work from lines that do not name their handlers")
+        handlers = [lane.name for lane in get_lanes() if lane.wants(update)]
+        jobs = [Job(name, "pending", 0.0) for name in handlers]
+    kept = restore(update, jobs, handlers, times=values["times"], last_received_at=values["last_received_at"])
+    return {"new": "kept", "repeat": "kept already", "spooled": "spooled"}[kept.outcome]

@@ -29,9 +29,7 @@ NEEDS: dict[Handler, str] = {
 }
 
 # What a handler is about, where that is not every update.
-WANTS: dict[Handler, Callable[[StatusUpdate], bool]] = {
-    alert_on_error: lambda update: update.ends_with_error,
-}
+WANTS: dict[Handler, Callable[[StatusUpdate], bool]] = {alert_on_error: lambda update: update.ends_with_error}
 
 # Handlers that ask no service, so that nothing can keep them waiting.
 ASKS_NOBODY: tuple[Handler, ...] = (log_event,)

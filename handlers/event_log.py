@@ -16,7 +16,5 @@ def log_event(update: StatusUpdate) -> None:
         "customer": update.customer.number,
         "end_reason": update.end_reason,
     }
-    logger.info(
-        "update",
-        extra={"call_id": update.call.id, "status": update.call.status, "error": update.error, "fields": fields},
-    )
+    extra = {"call_id": update.call.id, "status": update.call.status, "error": update.error, "fields": fields}
+    logger.info("update", extra=extra)

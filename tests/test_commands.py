@@ -1,23 +1,19 @@
 import json
 import re
-import socket
-import ssl
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import requests
 
+import handlers
 from commands.client import connection_error, webhook_url
 from commands.simulate import made_up_calls
 from stores import get_store, updates
 from stores.records import Job
-from tests.conftest import NOW, PASSWORD, ROOT, SECRET, URL, keep_update, message, settle_jobs, update
+from tests.conftest import NOW, PASSWORD, SECRET, URL, keep_update, message, settle_jobs, update
 from tests.loopback import free_port
 from work import lanes
 
-REFUSED = "ConnectionRefusedError: [Errno 111] Connection refused"
-CERTIFICATE = str(ROOT / "tests/self_signed.pem")
+REFUSED = "[Errno 111] Connection refused"
 
 
 def record(app, call_id="call-1", job=None):
@@ -42,11 +38,11 @@ def test_check_tells_what_is_on_and_how_durable_the_store_is(app, runner):
     assert "hush" not in result.output
 
 
-def test_check_asks_each_service_that_is_set_whether_it_can_be_reached(app, runner, service, monkeypatch, valkey):
-    monkeypatch.delenv("HTTPS_PROXY", raising=False)
+def test_check_asks_each_service_that_is_set_whether_it_can_be_reached(app, runner, service, valkey):
     secret = f"user:hush@127.0.0.1:{free_port()}/hush"
     services = {"CRM_WEBHOOK_URL": f"{service.url}/hook", "SLACK_WEBHOOK_URL": f"https://{secret}"}
     app.config |= services | {"REDIS_URL": valkey.url}
+    handlers.init_app(app)
     result = runner.invoke(args=["check"])
     assert result.exit_code == 0
     assert re.findall(r"^(?:redis|crm|slack): .*$", result.stdout, re.MULTILINE) == [
@@ -63,6 +59,7 @@ def test_check_tells_why_redis_does_not_answer(app, runner, valkey):
     wrong = valkey.url.replace("//", "//limited:hush2@")
     for url, words in ((f"redis://127.0.0.1:{free_port()}", "Connection refused"), (wrong, "password")):
         app.config["REDIS_URL"] = url
+        handlers.init_app(app)
         result = runner.invoke(args=["check"])
         assert result.exit_code == 0
         assert re.search(rf"^redis: .*{words}.*check REDIS_URL", result.stdout, re.MULTILINE)
@@ -73,36 +70,9 @@ def test_unset_services_are_not_asked(runner):
     assert not re.search("^(redis|crm|slack):", runner.invoke(args=["check"]).stdout, re.MULTILINE)
 
 
-@pytest.fixture
-def secure():
-    """The URL of a TLS server whose certificate is its own."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTIFICATE)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    server.handle_error = lambda *_: None
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield f"https://localhost:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def test_check_tells_why_a_host_cannot_be_reached(monkeypatch, secure, service):
-    assert connection_error("https://nobody.invalid/hook").startswith("gaierror: ")
+def test_check_tells_why_a_host_cannot_be_reached():
+    assert "Name or service not known" in connection_error("https://nobody.invalid/hook")
     assert connection_error(f"http://{'a' * 64}.invalid/hook")
-    assert "certificate verify failed" in connection_error(secure)
-    assert connection_error(service.url.replace("http:", "https:")).startswith("SSLError: ")
-    monkeypatch.setattr("commands.client.PATIENCE", 0.1)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert connection_error(f"https://127.0.0.1:{silent.getsockname()[1]}").startswith("TimeoutError: ")
-
-
-def test_check_trusts_what_requests_trusts(app, runner, secure, monkeypatch):
-    for name in ("HTTPS_PROXY", "https_proxy", "CURL_CA_BUNDLE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", CERTIFICATE)
-    app.config["CRM_WEBHOOK_URL"] = secure
-    assert "crm:   reachable\n" in runner.invoke(args=["check"]).stdout
 
 
 def test_check_is_known_by_its_user_agent(runner, service):
@@ -110,7 +80,6 @@ def test_check_is_known_by_its_user_agent(runner, service):
     assert {headers["User-Agent"] for path, headers, _ in service.requests if path != "/"} == {
         "call-status-receiver-check"
     }
-    assert not any("X-Check" in headers for _, headers, _ in service.requests)
 
 
 @pytest.mark.parametrize("command", [["check", "--url"], ["simulate", "--url"]])
@@ -172,7 +141,7 @@ def test_export_can_start_at_a_time(app, runner, since, clock):
 def test_export_refuses_what_is_no_time(runner):
     result = runner.invoke(args=["export", "--since", "yesterday"])
     assert result.exit_code == 2
-    assert "2025-12-13" in result.output
+    assert "Invalid value for '--since'" in result.output
 
 
 def test_retry_does_once_what_is_pending_or_failed(app, runner, service):
@@ -180,12 +149,15 @@ def test_retry_does_once_what_is_pending_or_failed(app, runner, service):
     lanes.init_app(app)
     record(app, "a", pending(NOW + 3600))
     record(app, "b", FAILED)
-    assert runner.invoke(args=["retry"]).stdout == "1 done, 0 tried and not done\n"
-    assert runner.invoke(args=["retry"]).stdout == "0 done, 0 tried and not done\n"
-    assert runner.invoke(args=["retry", "--failed"]).stdout == "1 done, 0 tried and not done\n"
+    failed = "update_crm: 0 pending, 1 failed (its service answers)\n"
+    assert runner.invoke(args=["retry"]).stdout == f"1 made due, 0 still pending\n{failed}"
+    assert runner.invoke(args=["retry"]).stdout == f"0 made due, 0 still pending\n{failed}"
+    assert runner.invoke(args=["retry", "--failed"]).stdout == "1 made due, 0 still pending\n"
     record(app, "c", pending(NOW + 3600))
     service.default = (500, {}, b"")
-    assert runner.invoke(args=["retry"]).stdout == "0 done, 1 tried and not done\n"
+    assert runner.invoke(args=["retry"]).stdout == (
+        "1 made due, 1 still pending\nupdate_crm: 1 pending, 0 failed (answered 500)\n"
+    )
     assert [body["call_id"] for body in service.bodies] == ["a", "b", "c"]
 
 
@@ -193,10 +165,10 @@ def test_retry_leaves_what_handlers_that_are_off_have_pending_and_says_so(app, r
     for number in range(5):
         record(app, f"call-{number}", pending())
     result = runner.invoke(args=["retry"])
-    assert result.stdout == "0 done, 0 tried and not done\nupdate_crm: off here, 5 left\n"
+    assert result.stdout == "0 made due, 5 still pending\nupdate_crm: 5 pending, 0 failed (off here)\n"
     app.config["CRM_WEBHOOK_URL"] = service.url
     lanes.init_app(app)
-    assert runner.invoke(args=["retry"]).stdout == "5 done, 0 tried and not done\n"
+    assert runner.invoke(args=["retry"]).stdout == "5 made due, 0 still pending\n"
     assert len(service.bodies) == 5
 
 
@@ -207,8 +179,8 @@ def test_retry_stops_where_the_service_stays_away_and_says_how_much_it_left(app,
         record(app, f"call-{number}", pending())
     service.default = (503, {}, b"maintenance")
     assert runner.invoke(args=["retry"]).stdout.splitlines() == [
-        "0 done, 3 tried and not done",
-        "update_crm: its service is away (answered 503: maintenance), 9 left",
+        "9 made due, 9 still pending",
+        "update_crm: 9 pending, 0 failed (answered 503: maintenance)",
     ]
     assert len(service.bodies) == 3
 
@@ -239,19 +211,20 @@ class TestImport:
         assert (alert.state, alert.attempts, alert.due_at) == ("pending", 2, NOW + 30 * 60)
         assert (track.state, track.attempts, track.first_tried_at) == ("failed", 9, NOW - 86400 - 30 * 60)
 
-    def test_a_line_that_names_no_handlers_is_work_for_those_that_are_on_and_the_rest_is_asked_about(self, app, runner):
+    def test_a_line_that_names_no_handlers_is_work_for_those_that_are_on_and_the_rest_has_to_be_confirmed(
+        self, app, runner
+    ):
         result = runner.invoke(args=["import"], input=self.line())
         assert result.exit_code == 1
-        assert "Off here, and so they get no work" in result.stderr
-        assert "track_call, alert_on_error, update_crm. Go on?" in result.stderr
+        assert "off here, and so they get no work" in result.stderr
+        assert "track_call, alert_on_error, update_crm. Go on with --yes" in result.stderr
         assert runner.invoke(args=["import", "--yes"], input=self.line()).stdout == "1 kept\n"
         assert [(job.handler, job.state) for job in self.kept(app).jobs] == [("log_event", "pending")]
 
     @pytest.mark.parametrize(
         "fields",
         [
-            {"pending": 5},
-            {"pending": [5]},
+            {"jobs": [5]},
             {"jobs": [{"handler": "x", "state": "lost"}]},
             {"jobs": {}},
             {"times": "often"},
@@ -260,18 +233,20 @@ class TestImport:
         ],
     )
     def test_a_line_that_makes_no_sense_is_told_by_its_number_and_the_others_are_kept(self, app, runner, fields):
-        lines = self.line(**fields) + "\n" + self.line(pending=[])
+        lines = self.line(**fields) + "\n" + self.line(jobs=[])
         result = runner.invoke(args=["import"], input=lines)
         assert (result.exit_code, result.stdout) == (1, "1 wrong\n1 kept\n")
         assert "line 1: " in result.stderr
         assert self.kept(app).jobs == ()
 
     def test_a_line_that_was_cut_is_told_by_its_number(self, app, runner):
-        result = runner.invoke(args=["import"], input=f"a title\n{self.line(pending=[])[:-9]}\n{self.line(pending=[])}")
+        result = runner.invoke(args=["import"], input=f"a title\n{self.line(jobs=[])[:-9]}\n{self.line(jobs=[])}")
         assert (result.exit_code, result.stdout) == (1, "1 passed over\n1 wrong\n1 kept\n")
         assert "line 2: " in result.stderr
 
-    @pytest.mark.parametrize("line", ["[]", "5", "null", '{"message": null}', '{"message": []}', "\xff", "{"])
+    @pytest.mark.parametrize(
+        "line", ["[]", "5", "null", '{"pending": null}', '{"message": null}', '{"message": []}', "\xff", "{"]
+    )
     def test_no_line_ends_in_a_traceback(self, runner, line):
         result = runner.invoke(args=["import", "--yes"], input=line.encode("latin-1"))
         assert result.exit_code in (0, 1)
@@ -303,14 +278,11 @@ def test_a_url_without_a_path_means_its_webhook(url, added):
 
 
 def test_made_up_calls_are_such_as_the_provider_sends():
-    messages = [message for _, message in made_up_calls(300, 10, 0.5)]
+    messages = [json.loads(body)["message"] for _, body in made_up_calls(300, 10, 0.5)]
     assert len({message["call"]["id"] for message in messages}) == 300
-    assert len(messages) > 600  # some are sent twice
-    kinds, statuses = ({message["call"][name] for message in messages} for name in ("type", "status"))
-    assert kinds == {"inbound_phone_call", "outbound_phone_call", "web_call"}
-    assert statuses == {"in-progress", "ended", "ended-with-error"}
+    assert len(messages) == 600
+    assert {message["call"]["status"] for message in messages} == {"in-progress", "ended", "ended-with-error"}
     for one in messages:
-        assert one["call"]["type"] != "web_call" or one["customer"]["number"] is None
         assert ("error" in one) == (one["call"]["status"] == "ended-with-error")
 
 
@@ -318,7 +290,7 @@ def test_simulate_posts_signed_calls_and_counts_the_answers(receiver):
     server = receiver(WEBHOOK_SECRET=SECRET)
     done = server.flask("simulate", "--url", server.url, "--calls", "3", "--rate", "1000", "--errors", "1")
     assert done.returncode == 0, done.stderr
-    assert "answered 200" in done.stdout and "slowest" in done.stdout
+    assert done.stdout == "6 answered 200\n"
     assert {line["status"] for line in server.exported()} == {"in-progress", "ended-with-error"}
     assert requests.get(f"{server.url}/calls.json", auth=("", PASSWORD), timeout=5).json()["active"] == []
     server.environment["WEBHOOK_SECRET"] = "a wrong one"

@@ -58,7 +58,7 @@ def test_check_tells_whether_a_deployment_is_right_and_leaves_no_trace(deploymen
     done = server.flask("check", "--url", server.url)
     assert done.returncode == 0, done.stdout
     assert "differs" not in done.stdout
-    assert len(re.findall(r"^a message of .* answered 200$", done.stdout, re.MULTILINE)) == 3
+    assert len(re.findall(r"^a message of .* answered 200$", done.stdout, re.MULTILINE)) == 1
     assert server.exported() == []
     page = requests.get(server.url, timeout=5, auth=("", PASSWORD), headers={"Accept": "text/html"}).text
     assert "No updates yet" in page and "Needs attention" not in page
@@ -83,14 +83,10 @@ def test_check_works_on_a_laptop_without_a_secret(receiver):
     assert server.flask("check", "--url", server.url).returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("url", "exit_code", "word"),
-    [("https://calls.example.com", 2, "WEBHOOK_SECRET"), ("http://127.0.0.1:9", 1, "Connection refused")],
-)
-def test_check_needs_the_deployments_secret_and_an_answer(runner, url, exit_code, word):
-    result = runner.invoke(args=["check", "--url", url])
-    assert result.exit_code == exit_code
-    assert word in result.output
+def test_check_needs_an_answer(runner):
+    result = runner.invoke(args=["check", "--url", "http://127.0.0.1:9"])
+    assert result.exit_code == 1
+    assert "Connection refused" in result.output
 
 
 def test_app_json_generates_the_secrets_and_names_only_settings():
