@@ -15,7 +15,7 @@ from commands.client import Command, post, require_handlers, webhook_url
 from schemas.status_update import load_update
 from schemas.strict_json import parse_json
 from schemas.times import parse_time
-from stores import get_store, restore
+from stores import Refused, get_store, restore
 from stores.export import every_update, exported
 from stores.records import Job
 from work.lanes import get_lanes
@@ -26,10 +26,8 @@ from work.lanes import get_lanes
 @with_appcontext
 def export(since: datetime) -> None:
     """Print every kept update as a line of JSON, those that are spooled first."""
-    updates, hidden = every_update(get_store(), since.timestamp()), sys.stdout.isatty()
-    with click.progressbar(updates, label="Exporting", file=sys.stderr, show_pos=True, hidden=hidden) as bar:
-        for update in bar:
-            click.echo(json.dumps(exported(update)))
+    for update in every_update(get_store(), since.timestamp()):
+        click.echo(json.dumps(exported(update)))
 
 
 class _Time(fields.AwareDateTime):
@@ -79,7 +77,7 @@ def import_(file: BinaryIO, url: str | None, yes: bool) -> None:
         for number, line in enumerate(lines, 1):
             try:
                 results[_take(line, url, yes)] += 1
-            except (ValueError, ValidationError) as error:
+            except (ValueError, ValidationError, Refused) as error:
                 results["wrong"] += 1
                 click.echo(f"line {number}: {error}", err=True)
     for result, count in results.items():
@@ -89,9 +87,10 @@ def import_(file: BinaryIO, url: str | None, yes: bool) -> None:
 
 
 def _take(line: bytes, url: str | None, yes: bool) -> str:
-    """Keep what a line has or, with `url`, post it. Returns what came of it. Raises ValueError and ValidationError."""
-    start = line.find(b"{")
-    document = parse_json(line[start:]) if start >= 0 else {}
+    """Keep what a line has or, with `url`, post it. Returns what came of it.
+
+    Raises ValueError, ValidationError or Refused where it makes no sense."""
+    document = parse_json(line[line.index(b"{") :]) if b"{" in line else {}
     if "message" not in document:
         return "passed over"
     if url:

@@ -225,6 +225,7 @@ class TestImport:
         "fields",
         [
             {"jobs": [5]},
+            {"jobs": [{"handler": "x", "state": "done"}] * 2},
             {"jobs": [{"handler": "x", "state": "lost"}]},
             {"jobs": {}},
             {"times": "often"},
