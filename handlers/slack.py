@@ -23,7 +23,7 @@ def alert_on_error(update: StatusUpdate) -> None:
     group = f"alert: {update.error_group}"
     patience = sum(config["WORKER_PATIENCE"]) + 1  # longer than a post can take: nobody else reports such an error
     if not locks.acquire(store, group, patience, longest=config["ALERT_INTERVAL"]):
-        end = locks.ends_at(store, group) or 0.0  # it was let go of meanwhile
+        end = locks.ends_at(store, group) or 0.0  # none where it was let go of meanwhile
         raise Deferred("such an error was just reported, or is being", after=max(end - store.now(), 0.0))
     covered = jobs.with_same_error(store, "alert_on_error", update)
     call = calls.get(store, update.call.id)
