@@ -1,6 +1,5 @@
 """`flask forget`: remove one person."""
 
-from collections import Counter
 from contextlib import nullcontext
 
 import click
@@ -30,5 +29,5 @@ def forget(who: str, yes: bool) -> None:
     if not yes:
         click.confirm(f"Calls of {who}: {len(ids):,}. Remove all that is kept of them?", abort=True)
     with spool.locked(store.spool) if store.spool in databases else nullcontext():
-        removed = sum((retention.remove(database, ids) for database in databases), Counter[str]())
-    click.echo("Removed: " + ", ".join(f"{removed[name]:,} {name}" for name in retention.TABLES))
+        updates = sum(retention.remove(database, ids) for database in databases)
+    click.echo(f"Removed: {len(ids):,} calls, {updates:,} updates")

@@ -2,21 +2,14 @@
 
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from itertools import chain
 
 from stores import numbers, updates
-from stores.database import Database, Rows, marks
+from stores.database import Database, marks
 from stores.records import StoredUpdate
 
 _IDS = 500  # in one statement
-TABLES = ("calls", "updates", "jobs")
-_OF_CALLS = {  # in the order in which they go
-    "jobs": "jobs WHERE update_id IN (SELECT id FROM updates WHERE call_id IN {})",
-    "updates": "updates WHERE call_id IN {}",
-    "calls": "calls WHERE id IN {}",
-}
 
 
 def prune(db: Database, before: float, limit: int, active_handlers: Collection[str] = ()) -> tuple[int, int]:
@@ -63,32 +56,20 @@ def _customer(stored: StoredUpdate) -> str | None:
 
 def _is_of(who: str, number: str, call_id: str, customer: str | None) -> bool:
     """Whether a call is of `who`, whose `number` has these digits. An id has it where nine digits or more do."""
-    if call_id == who or (customer and who in (customer, numbers.user(customer))):
+    if who in (call_id, customer, customer and numbers.user(customer)):
         return True
-    if not number:
-        return False
-    if customer and numbers.is_number(customer) and numbers.are_same(number, numbers.digits(customer)):
-        return True
-    runs = re.findall(f"[0-9]{{{numbers.SHARED},}}", call_id) if len(number) >= numbers.SHARED else []
-    return any(numbers.are_same(number, run) for run in runs)
+    theirs = [numbers.digits(customer)] if customer and numbers.is_number(customer) else []
+    if len(number) >= numbers.SHARED:
+        theirs += re.findall(f"[0-9]{{{numbers.SHARED},}}", call_id)
+    return bool(number) and any(numbers.are_same(number, digits) for digits in theirs)
 
 
-def count(db: Database, call_ids: Collection[str]) -> Counter[str]:
-    """How many `calls`, `updates` and `jobs` are kept of these calls."""
-    return _run(db.query, "SELECT 1 FROM {}", call_ids)
-
-
-def remove(db: Database, call_ids: Collection[str]) -> Counter[str]:
-    """Atomically remove calls with all that is kept of them. Returns how many `calls`, `updates` and `jobs`."""
+def remove(db: Database, call_ids: Collection[str]) -> int:
+    """Atomically remove calls with all that is kept of them. Returns how many updates that is."""
+    ids, number = list(call_ids), 0
     with db.transaction() as execute:
-        return _run(execute, "DELETE FROM {} RETURNING 1", call_ids)
-
-
-def _run(execute: Callable[..., Rows], statement: str, call_ids: Collection[str]) -> Counter[str]:
-    """How many rows a statement returns of each table."""
-    rows, ids = Counter[str](), list(call_ids)
-    for start in range(0, len(ids), _IDS):
-        listed, values = marks(ids[start : start + _IDS])
-        for table, where in _OF_CALLS.items():
-            rows[table] += len(execute(statement.format(where.format(listed)), values))
-    return rows
+        for start in range(0, len(ids), _IDS):
+            names, values = marks(ids[start : start + _IDS])
+            number += len(execute(f"DELETE FROM updates WHERE call_id IN {names} RETURNING 1", values))
+            execute(f"DELETE FROM calls WHERE id IN {names}", values)
+    return number

@@ -202,7 +202,7 @@ class TestDrain:
             goes_on.set()
         assert (refused.exit_code, drain.result()) == (1, True)
         assert "calls.db.spool: what waits there is being moved" in refused.output
-        assert runner.invoke(args=command).output == "Removed: 1 calls, 1 updates, 0 jobs\n"
+        assert runner.invoke(args=command).output == "Removed: 1 calls, 1 updates\n"
         assert (updates.count(store), spool.waiting(store)) == (0, 0)
 
     def test_nothing_moves_while_somebody_is_forgotten(self, store):

@@ -326,12 +326,12 @@ class TestForget:
         assert answer.stdout.startswith("Calls of 06 12345678: 2. Remove all that is kept of them?")
         assert kept() == ["a", "call-_+31612345678_x", "b"]
         answer = runner.invoke(args=["forget", "06 12345678"], input="y\n")
-        assert answer.stdout.splitlines()[-1] == "Removed: 2 calls, 2 updates, 0 jobs"
+        assert answer.stdout.splitlines()[-1] == "Removed: 2 calls, 2 updates"
         assert kept() == ["b"]
 
     def test_it_asks_nothing_where_it_is_told_so(self, runner):
         answer = runner.invoke(args=["forget", "--yes", "b"])
-        assert (answer.exit_code, answer.stdout) == (0, "Removed: 1 calls, 1 updates, 0 jobs\n")
+        assert (answer.exit_code, answer.stdout) == (0, "Removed: 1 calls, 1 updates\n")
         assert kept() == ["a", "call-_+31612345678_x"]
 
     @pytest.mark.parametrize("who", ["", "+", "*", "12345678", "+31", "+31612345679", "+31*", "nobody"])
@@ -357,7 +357,7 @@ class TestForgetWithASpool:
         assert (refused.exit_code, kept()) == (1, ["call-1"])
         locks.renew(store.spool, "drain", 0)
         answer = runner.invoke(args=["forget", "--yes", "0612345678"])
-        assert answer.stdout == "Removed: 2 calls, 2 updates, 2 jobs\n"
+        assert answer.stdout == "Removed: 1 calls, 2 updates\n"
         assert (kept(), [stored.call_id for stored in updates.since(store.spool)]) == ([], ["b"])
         assert locks.acquire(store.spool, "drain", 1)
 
