@@ -29,8 +29,7 @@ def upkeep(stopping: Event) -> None:
             logger.warning("active_calls not mirrored", extra={"error": str(error)})
     if locks.acquire(store, "prune", DAY):
         prune(stopping)
-    longest = config["CHECK_EVERY"] + 3600  # the provider's Retry-After is an hour at most
-    if config["PROVIDER_API_KEY"] and locks.acquire(store, "reconcile", config["CHECK_EVERY"], longest):
+    if config["PROVIDER_API_KEY"] and locks.acquire(store, "reconcile", config["CHECK_EVERY"]):
         for call, result in reconcile():
             logger.info("checked a call with the provider", extra={"call_id": call.id, "fields": {"result": result}})
             if stopping.is_set():
