@@ -86,7 +86,7 @@ def _no_answer(error: BaseException, seconds: float) -> Retry:
         reason = getattr(error, "strerror", None) or type(error).__name__
         return Unavailable(f"no connection or no valid answer: {reason}")
     if "patience" not in g:
-        return OutOfPatience("no answer yet: it is asked again with more patience")
+        return OutOfPatience("no answer yet: it is asked again with more patience", after=0)
     return Unavailable(f"no answer in {seconds:.0f} s")
 
 

@@ -194,7 +194,6 @@ def retry_one(handler, due_by):
         return None
     leased = jobs.lease_due(store, lane.name, due_by, store.now() + current_app.config["WORKER_LEASE"], 1)
     for stored, job in leased:
-        lane.note_asking()
         with current_app.app_context():
             g.patience = current_app.config["WORKER_PATIENCE"]
             attempt = lane.call(stored.load(), job)

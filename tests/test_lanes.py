@@ -116,8 +116,6 @@ def test_a_service_that_is_away_is_asked_every_30_seconds_or_when_it_says(lane, 
     assert lane.asked_in() == 1
     clock[0] += 2
     assert lane.asked_in() == 0
-    lane.note_asking()  # the answer may take a while
-    assert lane.asked_in() == 30
     attempt(lane, Unavailable("answered 429", after=120))
     assert lane.asked_in() == 120
     attempt(lane, None)
@@ -175,14 +173,6 @@ def test_so_many_requests_wait_for_a_service_and_the_rest_is_left_to_the_worker(
     for _ in range(PLACES + 1):
         assert isinstance(lane.call_in_request(update(), NOW + 30).error, ZeroDivisionError)
     wait_until(lambda: not arrived.acquire(blocking=False))
-
-
-def test_what_is_in_hand_is_known_until_it_is_released(lane):
-    for update_id in (1, 2, 2):
-        lane.take(update_id)
-    lane.release(2)
-    lane.release(3)
-    assert lane.in_hand() == [1]
 
 
 def test_there_is_one_for_each_handler_that_is_on(app):

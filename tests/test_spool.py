@@ -83,7 +83,7 @@ def test_what_was_done_while_the_server_went_is_written_when_it_is_back(receiver
         server.kill()
         hanging.release.set()
     assert answer.result().text == "OK"
-    wait_until(lambda: [line for line in one.lines() if line["event"] == "what handlers did is not written yet"])
+    wait_until(lambda: [line for line in one.lines() if line["event"] == "work waits for the store"])
     server.start()
     wait_until(lambda: is_done(one))
     assert posted(service) == {"call-1": 1}

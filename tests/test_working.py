@@ -197,11 +197,11 @@ def test_what_this_process_has_in_hand_is_not_leased_again_even_when_its_lease_r
     keep_pending(2)
     lane = get_lane("update_crm")
     [(stored, _)] = jobs.lease_due(get_store(), lane.name, clock.now, clock.now + 120, 1)
-    lane.take(stored.id)
+    lane.in_hand.add(stored.id)
     clock.now += 121
     assert catch_up(app).done == 1
     assert job("call-0").state == "leased"
-    lane.release(stored.id)
+    lane.in_hand.discard(stored.id)
     assert catch_up(app).done == 1
 
 
@@ -273,7 +273,7 @@ class TestThreads:
         wait_until(lambda: failing.call_count > 3)
         monkeypatch.setattr(jobs, "settle", settle)
         wait_until(lambda: job("a") is None)
-        assert caplog.text.count("not written yet") == 1
+        assert caplog.text.count("work waits for the store") == 1
         assert len(service.requests) == 1
 
     def test_what_the_store_refuses_to_write_is_logged_and_holds_up_nothing_else(self, client, start, caplog):

@@ -22,6 +22,6 @@ def dispatch(update: StatusUpdate) -> None:
         logger.info(kept.outcome, extra={"call_id": update.call.id, "status": update.call.status})
         return
     for lane in lanes:
-        lane.take(kept.update_id)
+        lane.in_hand.add(kept.update_id)
     attempts = [lane.call_in_request(update, kept.lease) for lane in lanes]
     settle(kept.update_id, attempts, in_request=True)

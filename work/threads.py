@@ -40,53 +40,65 @@ def start_retrying(app: Flask) -> Callable[[], None]:
 
 
 class Threads:
+    """All of them end at the stop but the one that settles, which goes on as long as the process does."""
+
     def __init__(self, app: Flask):
         self._app, self._stopping = app, threading.Event()
-        self._settler = settling.start(app)
+        self._errors: dict[str, str] = {}  # of the store, by the thread that waits for it
         with app.app_context():
-            self._workers = {lane.name: Worker(app, lane) for lane in get_lanes()}
+            self._lanes = get_lanes()
+        settling.open_queue(app)
+        self._start("settle", 0, settling.write_next, threading.Event())
         often, seldom = app.config["RETRY_EVERY"], app.config["UPKEEP_EVERY"]
-        targets = {f"work-{name}": worker.run for name, worker in self._workers.items()} | {
-            "spool": partial(self._repeat, often, self._drain),
-            "upkeep": partial(self._repeat, seldom, partial(upkeep, self._stopping)),
-            "reports": partial(self._repeat, seldom, report_troubles),
-        }
-        self._threads = [threading.Thread(target=run, name=name, daemon=True) for name, run in targets.items()]
-        for thread in self._threads:
-            thread.start()
+        self._threads = [
+            *(self._start(f"work-{lane.name}", 0, Worker(app, lane, self._stopping).work) for lane in self._lanes),
+            self._start("spool", often, self._drain),
+            self._start("upkeep", seldom, partial(upkeep, self._stopping)),
+            self._start("reports", seldom, report_troubles),
+        ]
 
     def stop(self) -> None:
-        """Start nothing more, wait for what is in hand and then for what is to be written, drain a spool whose disk is
-        thrown away, and log what stays pending."""
+        """Start nothing more, wait for what is in hand to be done and written, drain a spool whose disk is thrown away,
+        and log what stays pending."""
         if self._stopping.is_set():
             return
         self._stopping.set()
         config, started = self._app.config, time.monotonic()
-        for worker in self._workers.values():
-            worker.stop()
-        for wait in (*(worker.wait for worker in self._workers.values()), *(thread.join for thread in self._threads)):
-            wait(max(started + config["STOP_WORK"] - time.monotonic(), 0))
-        self._settler.stop(config["STOP_WRITES"])
+        end = started + config["STOP_WORK"]
+        for lane in self._lanes:
+            lane.work.set()
+        for thread in self._threads:
+            thread.join(max(end - time.monotonic(), 0))
+        while any(lane.in_hand for lane in self._lanes) and time.monotonic() < end:
+            time.sleep(0.01)
         with self._app.app_context():
             if config["EPHEMERAL_DISK"]:
                 spool.drain_at_stop(get_store(), started + config["STOP"])
             _log_pending()
 
-    def _repeat(self, every: float, duty: Callable[[], None]) -> None:
-        """Do `duty` every so many seconds, soon for the first time, until the stop."""
-        pause, logged = self._app.config["RETRY_EVERY"], ""
-        while not self._stopping.wait(pause):
+    def _start(
+        self, name: str, every: float, duty: Callable[[], object], stopping: threading.Event | None = None
+    ) -> threading.Thread:
+        arguments = (name, every, duty, stopping or self._stopping)
+        thread = threading.Thread(target=self._repeat, args=arguments, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def _repeat(self, name: str, every: float, duty: Callable[[], object], stopping: threading.Event) -> None:
+        """Do `duty` every so many seconds, soon for the first time, until `stopping`."""
+        pause = min(every, self._app.config["RETRY_EVERY"])
+        while not stopping.wait(pause):
             pause = every
             try:
                 with self._app.app_context():
                     duty()
-                logged = ""
+                self._errors[name] = ""
             except StoreError as error:
-                if str(error) != logged:
+                if str(error) not in self._errors.values():
                     logger.error("work waits for the store", extra={"error": str(error)})
-                logged = str(error)
+                self._errors[name] = str(error)
             except Exception:
-                logger.exception("background thread", extra={"fields": {"thread": threading.current_thread().name}})
+                logger.exception("background thread", extra={"fields": {"thread": name}})
 
     def _drain(self) -> None:
         """Drain the spool, and write down what was refused."""
