@@ -130,13 +130,6 @@ def test_running_something_again_lets_a_service_that_is_away_be_asked_at_once(la
     assert (lane.state, lane.asked_in(), lane.work.is_set()) == ("away", 0, True)
 
 
-def test_it_is_told_once_that_a_service_is_away_and_that_it_is_back(lane, caplog):
-    caplog.set_level("INFO", "work.lanes")
-    attempt(lane, *[FAILURE] * 5, None, None)
-    messages = [record.message for record in caplog.records if "its service" in record.message]
-    assert messages == ["its service is away", "its service is back"]
-
-
 @pytest.mark.parametrize("results", [[FAILURE] * 3, [OutOfPatience("no answer yet")]])
 def test_a_request_calls_the_handler_only_while_the_lane_is_well(lane, results):
     attempt(lane, *results)

@@ -104,14 +104,10 @@ class Lane:
             if isinstance(error, Unavailable):
                 self._failures += 1
                 if error.after or self._failures >= config["AWAY_AFTER"]:
-                    if self._asked_at is None:
-                        logger.warning("its service is away", extra={"handler": self.name, "error": self.reason})
                     self._asked_at = time.monotonic() + (error.after or config["ASK_EVERY"])
             elif isinstance(error, OutOfPatience):
                 self._slow = True
             else:
-                if self._asked_at is not None:
-                    logger.info("its service is back", extra={"handler": self.name})
                 self._slow, self._failures, self._asked_at = seconds > config["SLOW_AFTER"], 0, None
 
     def _log(self, update: StatusUpdate, error: Exception, seconds: float) -> None:

@@ -1,6 +1,5 @@
 """Checks long-running calls with the provider's REST API, `GET /calls/{id}`, and settles those that are over."""
 
-import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from urllib.parse import quote
@@ -13,7 +12,7 @@ from handlers.http import get
 from schemas.document import STATUS_UPDATE
 from schemas.status_update import StatusUpdate, load_update
 from schemas.statuses import ENDED, ERRORS, IN_PROGRESS
-from schemas.strict_json import storable
+from schemas.strict_json import parse_json
 from schemas.times import isoformat
 from stores import calls, get_store, updates
 from stores.records import CallRecord
@@ -51,7 +50,7 @@ def provider_update(call: CallRecord) -> StatusUpdate:
     where the call is over: by its status, or where it has an `ended_at`. Raises what `get` does."""
     store, config = get_store(), current_app.config
     url = f"{config['PROVIDER_API_URL'].rstrip('/')}/calls/{quote(call.id, safe='')}"
-    answer = json.loads(get(url, {"Authorization": f"Bearer {config['PROVIDER_API_KEY']}"}))
+    answer = parse_json(get(url, {"Authorization": f"Bearer {config['PROVIDER_API_KEY']}"}).encode())
     status, ended_at = answer.get("status") or IN_PROGRESS, answer.get("ended_at")
     if status == IN_PROGRESS and ended_at:
         status = ENDED
@@ -63,9 +62,9 @@ def provider_update(call: CallRecord) -> StatusUpdate:
         "phone_number": {"number": call.line, "name": call.line_name},
         "customer": {"number": call.customer},
         "error": answer.get("error") or (status if status in ERRORS else None),
-        "assistant": json.loads(start.message)["message"].get("assistant") if start else None,
+        "assistant": {"metadata": start.load().metadata if start else None},
     }
-    return load_update(storable({"message": message}), datetime.fromtimestamp(store.now(), UTC))
+    return load_update({"message": message}, datetime.fromtimestamp(store.now(), UTC))
 
 
 def _settle(update: StatusUpdate) -> str:

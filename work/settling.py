@@ -5,7 +5,6 @@ is done again, as if it had been killed a moment earlier.
 """
 
 import logging
-import time
 from queue import SimpleQueue
 
 from flask import Flask, current_app
@@ -41,8 +40,8 @@ def settle(update_id: int, attempts: list[Attempt], *, in_request: bool = False)
 
 
 def write_next() -> None:
-    """Wait for something to write, and write it with what has come meanwhile. Raises StoreError, after a pause, while
-    the store is away; it is written the next time then."""
+    """Wait for something to write, and write it with what has come meanwhile. Raises StoreError while the store is
+    away; it is written the next time then."""
     queue: SimpleQueue[list[Outcome]] = current_app.extensions["outcomes"]
     outcomes = queue.get()
     while len(outcomes) < MOST_AT_ONCE and not queue.empty():
@@ -51,7 +50,6 @@ def write_next() -> None:
         write(outcomes)
     except StoreError:
         queue.put(outcomes)
-        time.sleep(current_app.config["RETRY_EVERY"])
         raise
 
 
@@ -74,9 +72,8 @@ def write(outcomes: list[Outcome]) -> None:
             for outcome in outcomes:
                 write([outcome])
             return
-        [(lane, change)] = outcomes
-        fields = {"update": change.update_id}
-        logger.error("not written", extra={"handler": lane.name, "error": str(error), "fields": fields})
+        fields = {"update": outcomes[0][1].update_id}
+        logger.error("not written", extra={"error": str(error), "fields": fields})
     for lane, change in outcomes:
         lane.in_hand.discard(change.update_id)
         if change.job.state == "pending":

@@ -2,10 +2,10 @@
 
 import atexit
 import logging
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from threading import Event, Lock, Thread
 
 from flask import Flask
 
@@ -18,7 +18,7 @@ from work.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-_starting = threading.Lock()  # the first two requests may come at once
+_starting = Lock()  # the first two requests may come at once
 
 
 def init_app(app: Flask) -> None:
@@ -32,7 +32,7 @@ def init_app(app: Flask) -> None:
 
 def start_retrying(app: Flask) -> Callable[[], None]:
     """Start this process's threads, unless they run already. Returns what ends them."""
-    with _starting:
+    with _starting, app.app_context():
         if "threads" not in app.extensions:
             app.extensions["threads"] = Threads(app)
     threads: Threads = app.extensions["threads"]
@@ -43,25 +43,21 @@ class Threads:
     """All of them end at the stop but the one that settles, which goes on as long as the process does."""
 
     def __init__(self, app: Flask):
-        self._app, self._stopping = app, threading.Event()
+        self._app, self._stopping, self._lanes = app, Event(), get_lanes()
         self._errors: dict[str, str] = {}  # of the store, by the thread that waits for it
-        with app.app_context():
-            self._lanes = get_lanes()
         settling.open_queue(app)
-        self._start("settle", 0, settling.write_next, threading.Event())
-        often, seldom = app.config["RETRY_EVERY"], app.config["UPKEEP_EVERY"]
+        self._start("settle", 0, settling.write_next, Event())
+        stopping, often, seldom = self._stopping, app.config["RETRY_EVERY"], app.config["UPKEEP_EVERY"]
         self._threads = [
-            *(self._start(f"work-{lane.name}", 0, Worker(app, lane, self._stopping).work) for lane in self._lanes),
-            self._start("spool", often, self._drain),
-            self._start("upkeep", seldom, partial(upkeep, self._stopping)),
-            self._start("reports", seldom, report_troubles),
+            *(self._start(f"work-{lane.name}", 0, Worker(app, lane, stopping).work, stopping) for lane in self._lanes),
+            self._start("spool", often, self._drain, stopping),
+            self._start("upkeep", seldom, partial(upkeep, stopping), stopping),
+            self._start("reports", seldom, report_troubles, stopping),
         ]
 
     def stop(self) -> None:
         """Start nothing more, wait for what is in hand to be done and written, drain a spool whose disk is thrown away,
         and log what stays pending."""
-        if self._stopping.is_set():
-            return
         self._stopping.set()
         config, started = self._app.config, time.monotonic()
         end = started + config["STOP_WORK"]
@@ -74,19 +70,23 @@ class Threads:
         with self._app.app_context():
             if config["EPHEMERAL_DISK"]:
                 spool.drain_at_stop(get_store(), started + config["STOP"])
-            _log_pending()
+            try:
+                pending = {backlog.handler: backlog.pending for backlog in jobs.backlog(get_store()) if backlog.pending}
+            except StoreError as error:
+                logger.error("stopped while the store was away", extra={"error": str(error)})
+            else:
+                if pending:
+                    logger.warning("stopped with work pending", extra={"fields": pending})
 
-    def _start(
-        self, name: str, every: float, duty: Callable[[], object], stopping: threading.Event | None = None
-    ) -> threading.Thread:
-        arguments = (name, every, duty, stopping or self._stopping)
-        thread = threading.Thread(target=self._repeat, args=arguments, name=name, daemon=True)
+    def _start(self, name: str, every: float, duty: Callable[[], object], stopping: Event) -> Thread:
+        thread = Thread(target=self._repeat, args=(name, every, duty, stopping), name=name, daemon=True)
         thread.start()
         return thread
 
-    def _repeat(self, name: str, every: float, duty: Callable[[], object], stopping: threading.Event) -> None:
-        """Do `duty` every so many seconds, soon for the first time, until `stopping`."""
-        pause = min(every, self._app.config["RETRY_EVERY"])
+    def _repeat(self, name: str, every: float, duty: Callable[[], object], stopping: Event) -> None:
+        """Do `duty` every so many seconds, soon at first and after an error of the store, until `stopping`."""
+        soon = self._app.config["RETRY_EVERY"]
+        pause = min(every, soon)
         while not stopping.wait(pause):
             pause = every
             try:
@@ -97,6 +97,7 @@ class Threads:
                 if str(error) not in self._errors.values():
                     logger.error("work waits for the store", extra={"error": str(error)})
                 self._errors[name] = str(error)
+                pause = soon
             except Exception:
                 logger.exception("background thread", extra={"fields": {"thread": name}})
 
@@ -104,13 +105,3 @@ class Threads:
         """Drain the spool, and write down what was refused."""
         spool.drain(get_store(), self._stopping.is_set)
         get_refusals().flush(get_store(), get_store().now())
-
-
-def _log_pending() -> None:
-    try:
-        pending = {backlog.handler: backlog.pending for backlog in jobs.backlog(get_store()) if backlog.pending}
-    except StoreError as error:
-        logger.error("stopped while the store was away", extra={"error": str(error)})
-        return
-    if pending:
-        logger.warning("stopped with work pending", extra={"fields": pending})

@@ -1,6 +1,7 @@
 """What keeps a receiver well for months: pruning, the mirror of active calls, checks with the provider."""
 
 import logging
+from collections import Counter
 from threading import Event
 
 from flask import current_app
@@ -42,7 +43,7 @@ def prune(stopping: Event) -> None:
     store = get_store()
     before = min(store.now(), updates.latest(store) or 0) - current_app.config["RETENTION_DAYS"] * DAY
     names = [lane.name for lane in get_lanes()]
-    removed = [0, 0]
+    removed = Counter(updates=0, calls=0)
     while not stopping.is_set() and any(step := retention.prune(store, before, BATCH, names)):
-        removed = [sum(counts) for counts in zip(removed, step, strict=True)]
-    logger.info("pruned", extra={"fields": dict(zip(("updates", "calls"), removed, strict=True))})
+        removed.update(updates=step[0], calls=step[1])
+    logger.info("pruned", extra={"fields": dict(removed)})

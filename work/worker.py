@@ -3,7 +3,7 @@
 import logging
 import threading
 
-from flask import Flask, current_app, g
+from flask import Flask, g
 from marshmallow import ValidationError
 
 from handlers.errors import GiveUp, Unavailable
@@ -20,27 +20,25 @@ class Worker:
 
     def __init__(self, app: Flask, lane: Lane, stopping: threading.Event | None = None):
         self.done = self.left = 0
-        self._app, self._lane = app, lane
-        self._stopping = stopping or threading.Event()
-        self._width, self._successes, self._running = 1, 0, 0
+        self._app, self._lane, self._stopping = app, lane, stopping or threading.Event()
+        self._width, self._running = 1, 0
         self._changed = threading.Condition()
 
     def work(self) -> None:
         """Wait until something may be due, and do what is. Raises StoreError."""
-        self._lane.work.wait(current_app.config["RETRY_EVERY"])
+        self._lane.work.wait(self._app.config["RETRY_EVERY"])
         self._lane.work.clear()
         self.catch_up()
 
     def catch_up(self, due_by: float | None = None) -> bool:
         """Start what is due, or was at `due_by`, as places come free, until nothing is or the service is away. Returns
         whether anything was started. Raises StoreError."""
-        store, seconds, started = get_store(), self._app.config["WORKER_LEASE"], False
+        store, lane, seconds, started = get_store(), self._lane, self._app.config["WORKER_LEASE"], False
         while places := self._free_places():
             now = store.now()
-            limit = due_by or now
-            leased = jobs.lease_due(store, self._lane.name, limit, now + seconds, places, self._lane.in_hand.copy())
-            for stored, job in leased:
-                self._start(stored, job)
+            leased = jobs.lease_due(store, lane.name, due_by or now, now + seconds, places, lane.in_hand.copy())
+            for arguments in leased:
+                self._start(*arguments)
             if not leased:
                 break
             started = True
@@ -56,7 +54,7 @@ class Worker:
         it is not time to ask it. A service that is away is asked by one job at a time."""
         with self._changed:
             if self._lane.state == "away":
-                self._width, self._successes = 1, 0
+                self._width = 1
             patience = sum(self._app.config["WORKER_PATIENCE"])
             if not self._changed.wait_for(lambda: self._running < self._width, patience):
                 self._width = min(self._running + 1, PLACES)  # those that run go on for longer than a service may take
@@ -71,37 +69,29 @@ class Worker:
         threading.Thread(target=self._attempt, args=(stored, job), name=f"{self._lane.name} job", daemon=True).start()
 
     def _attempt(self, stored: StoredUpdate, job: Job) -> None:
-        attempt = Attempt(self._lane, job, None)
-        try:
-            with self._app.app_context():
-                g.patience = self._app.config["WORKER_PATIENCE"]
-                attempt = self._call(stored, job)
-                settle(stored.id, [attempt])
-        finally:
-            with self._changed:
-                self._running -= 1
-                self._widen(attempt.error)
-                self._changed.notify_all()
+        lane = self._lane
+        with self._app.app_context():
+            g.patience = self._app.config["WORKER_PATIENCE"]
+            try:
+                attempt = lane.call(stored.load(), job)
+            except (ValidationError, ValueError) as error:
+                attempt = Attempt(lane, job, GiveUp(f"the kept message cannot be read: {error}"))
+            if not attempt.error:
+                extra = {"call_id": stored.call_id, "status": stored.status, "handler": lane.name}
+                logger.info("done later", extra={**extra, "fields": {"attempts": job.attempts + 1}})
+            settle(stored.id, [attempt])
+        with self._changed:
+            self._running -= 1
+            self._note(attempt.error)
+            self._changed.notify_all()
 
-    def _call(self, stored: StoredUpdate, job: Job) -> Attempt:
-        try:
-            update = stored.load()
-        except (ValidationError, ValueError) as error:
-            return Attempt(self._lane, job, GiveUp(f"the kept message cannot be read: {error}"))
-        attempt = self._lane.call(update, job)
-        if not attempt.error:
-            extra = {"call_id": stored.call_id, "status": stored.status, "handler": self._lane.name}
-            logger.info("done later", extra={**extra, "fields": {"attempts": job.attempts + 1}})
-        return attempt
-
-    def _widen(self, error: Exception | None) -> None:
-        """Twice as many at a time once all of them have succeeded, half as many after the service's own failure."""
+    def _note(self, error: Exception | None) -> None:
+        """Count a job that has ended. Each success makes room for one more at a time, so that twice as many are started
+        once all have succeeded; the service's own failure leaves half as many."""
         if error is None:
             self.done += 1
-            self._successes += 1
-            if self._successes >= self._width:
-                self._width, self._successes = min(2 * self._width, PLACES), 0
+            self._width = min(self._width + 1, PLACES)
             return
         self.left += 1
         if isinstance(error, Unavailable):
-            self._width, self._successes = max(self._width // 2, 1), 0
+            self._width = max(self._width // 2, 1)
