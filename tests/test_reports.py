@@ -52,10 +52,10 @@ def test_work_that_waits_for_ten_minutes_is_told_whatever_the_reason_and_again_a
     clock.now += 599
     assert report() == []
     clock.now += 1
-    told = "update_crm: 1 pending, the oldest for 10 min 0 s. Last error: answered 401."
+    told = "update_crm: 1 pending, 0 failed for good. Last error: answered 401."
     assert report(times=3) == [told]
     clock.now += HOUR
-    assert report()[1].startswith("update_crm: 1 pending, the oldest for 1 h 10 min.")
+    assert report() == [told] * 2
 
 
 def test_work_of_handlers_that_are_off_or_gone_is_not_told(store, clock, report):
@@ -79,7 +79,7 @@ def test_updates_that_failed_for_good_are_told_while_that_is_new(store, clock, r
         keep(store, Job("update_crm", "failed", None, 1, clock.now, "answered 410", clock.now), call_id)
 
     fail("a")
-    told = "update_crm: 1 failed for good. Last error: answered 410. Run them again on the dashboard."
+    told = "update_crm: 0 pending, 1 failed for good. Last error: answered 410."
     assert report() == [told]
     clock.now += HOUR
     assert len(report()) == 1
@@ -88,8 +88,12 @@ def test_updates_that_failed_for_good_are_told_while_that_is_new(store, clock, r
 
 
 def test_what_is_signed_wrongly_or_not_at_all_is_told_with_what_to_set(store, report):
-    refusals.add(store, [RefusalCount("wrong signature", 3, NOW), RefusalCount("not JSON", 1, NOW)])
-    [text] = report()
+    refusals.add(
+        store,
+        [RefusalCount("wrong signature", 3, NOW), RefusalCount("stale", 2, NOW), RefusalCount("not JSON", 1, NOW)],
+    )
+    text, stale = report()
+    assert stale.startswith("2 refused: 401 stale. Set the clock right")
     assert text.startswith("3 refused: 401 wrong signature. WEBHOOK_SECRET must be")
 
 

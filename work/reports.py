@@ -50,15 +50,11 @@ def troubles(store: Database) -> Iterator[tuple[str, str]]:
             yield refusal.reason, f"{refusal.times:,} refused: {code} {refusal.reason}. {advice}"
     for backlog in jobs.backlog(store):
         lane = get_lane(backlog.handler)
-        if lane is None or lane.handler is alert_on_error:
-            continue
-        reason = f" Last error: {backlog.error}." if backlog.error else ""
-        if backlog.failed_at and backlog.failed_at > now - HOUR:
-            text = f"{lane.name}: {backlog.failed:,} failed for good.{reason} Run them again on the dashboard."
-            yield f"{lane.name} failed", text
-        if backlog.oldest and now - backlog.oldest >= WAITED:
-            oldest = duration(now - backlog.oldest)
-            yield f"{lane.name} waits", f"{lane.name}: {backlog.pending:,} pending, the oldest for {oldest}.{reason}"
+        waits = backlog.oldest and now - backlog.oldest >= WAITED
+        fails = backlog.failed_at and backlog.failed_at > now - HOUR
+        if lane and lane.handler is not alert_on_error and (waits or fails):
+            reason = f" Last error: {backlog.error}." if backlog.error else ""
+            yield lane.name, f"{lane.name}: {backlog.pending:,} pending, {backlog.failed:,} failed for good.{reason}"
 
 
 def silence(store: Database) -> float | None:

@@ -4,6 +4,7 @@ import atexit
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from threading import Event, Lock, Thread
 
@@ -45,6 +46,7 @@ class Threads:
     def __init__(self, app: Flask):
         self._app, self._stopping, self._lanes = app, Event(), get_lanes()
         self._errors: dict[str, str] = {}  # of the store, by the thread that waits for it
+        self._lock = Lock()
         settling.open_queue(app)
         self._start("settle", 0, settling.write_next, Event())
         stopping, often, seldom = self._stopping, app.config["RETRY_EVERY"], app.config["UPKEEP_EVERY"]
@@ -70,11 +72,8 @@ class Threads:
         with self._app.app_context():
             if config["EPHEMERAL_DISK"]:
                 spool.drain_at_stop(get_store(), started + config["STOP"])
-            try:
+            with suppress(StoreError):  # the log has it
                 pending = {backlog.handler: backlog.pending for backlog in jobs.backlog(get_store()) if backlog.pending}
-            except StoreError as error:
-                logger.error("stopped while the store was away", extra={"error": str(error)})
-            else:
                 if pending:
                     logger.warning("stopped with work pending", extra={"fields": pending})
 
@@ -94,9 +93,10 @@ class Threads:
                     duty()
                 self._errors[name] = ""
             except StoreError as error:
-                if str(error) not in self._errors.values():
-                    logger.error("work waits for the store", extra={"error": str(error)})
-                self._errors[name] = str(error)
+                with self._lock:
+                    if str(error) not in self._errors.values():
+                        logger.error("work waits for the store", extra={"error": str(error)})
+                    self._errors[name] = str(error)
                 pause = soon
             except Exception:
                 logger.exception("background thread", extra={"fields": {"thread": name}})
