@@ -13,59 +13,47 @@ Of gunicorn's insides it overrides the methods below and uses the worker's `poll
 
 import math
 import re
+import struct
 import time
 from contextlib import suppress
 from functools import partial
 from selectors import EVENT_READ
-from socket import MSG_PEEK, SHUT_RD, SHUT_WR, SO_RCVLOWAT, SOL_SOCKET
+from socket import MSG_PEEK, SHUT_RD, SHUT_WR, SO_RCVLOWAT, SO_RCVTIMEO, SO_SNDTIMEO, SOL_SOCKET
 
 from gunicorn.workers.gthread import ThreadWorker
 
 from config import MAX_BODY
 
-PATIENCE = 10.0  # seconds for all of a request to arrive, for a client to take each part of an answer, and to close
-STOPPING = 2.0  # the same for what has begun at a stop
+PATIENCE = 10  # seconds for all of a request to arrive, and for a client to take each part of an answer
+STOPPING = 2  # the same for what has begun to arrive before a stop
 LOOK = 64 * 1024  # bytes looked at at once, and the longest head; what has more is a large request
 LOOKS = 10  # at one request at once, and then as many a second
 LARGE_AT_ONCE = 8  # large requests that hold a thread, half of them while they arrive
-MOST_CHUNKS = 100  # followed at each look; a request with more needs a thread, too
 MOST_WAITING = 32 * MAX_BODY  # bytes that the kernel is asked to hold
 FRAMING = re.compile(rb"\r\n(transfer-encoding|content-length|expect):[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)")
-CHUNK = re.compile(rb"([0-9a-fA-F]{1,6})(?:[ \t]*;[^\r\n]*)?\r\n")
+LAST_CHUNK = re.compile(rb"\r\n0+[ \t]*(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n){0,9}\r\n")  # and a few trailers
 
 
 def measure(data: bytes) -> int | None:
     """The size of the request that starts with `data`, or a size above len(data) that it has at least.
 
-    None where that cannot be told, or where it is too large: only a thread can receive or refuse such a request.
+    None where that cannot be told, or where it is too large: only a thread can receive or refuse such a request. Chunks
+    are not followed: a request that only looks whole holds no thread, as what looks so is read without waiting.
     """
-    end = data.find(b"\r\n\r\n") + 4
-    if end < 4:
-        return len(data) + 1 if len(data) < LOOK else None
-    match FRAMING.findall(data[: end - 2].lower()):
-        case []:
-            return end
-        case [(b"transfer-encoding", b"chunked")]:
-            return measure_chunks(data, end)
-        case [(b"content-length", length)] if re.fullmatch(rb"[0-9]{1,7}", length) and int(length) <= MAX_BODY:
-            return end + int(length)
-    return None
-
-
-def measure_chunks(data: bytes, start: int) -> int | None:
-    """The same where the first of its chunks is at `start`."""
-    for _ in range(MOST_CHUNKS):
-        if start >= len(data):
-            least = start + len(b"0\r\n\r\n")
-            return least if least <= LOOK else None
-        line = CHUNK.match(data, start)
-        if not line:
-            return None
-        if not int(line[1], 16):
-            end = data.find(b"\r\n\r\n", line.end() - 2) + 4
-            return end if end >= 4 else len(data) + 1
-        start = line.end() + int(line[1], 16) + 2
-    return None
+    head, end, _ = data.partition(b"\r\n\r\n")
+    start = len(head + end)
+    if end:
+        match FRAMING.findall(head.lower() + b"\r\n"):
+            case []:
+                return start
+            case [(b"content-length", length)] if re.fullmatch(rb"[0-9]{1,7}", length) and int(length) <= MAX_BODY:
+                return start + int(length)
+            case [(b"transfer-encoding", b"chunked")]:
+                if last := LAST_CHUNK.search(data, start - 2):
+                    return last.end()
+            case _:
+                return None
+    return len(data) + 1 if len(data) < LOOK else None
 
 
 class Worker(ThreadWorker):
@@ -88,10 +76,13 @@ class Worker(ThreadWorker):
         conn.rests_until = time.monotonic() + 1 / LOOKS
         self.poller.unregister(conn.sock)
 
-    def drop(self, conn):
+    def leave(self, conn):
         self.pending_conns.remove(conn)
         with suppress(KeyError):  # it rests
             self.poller.unregister(conn.sock)
+
+    def drop(self, conn):
+        self.leave(conn)
         self.nr_conns -= 1
         conn.close()
 
@@ -107,11 +98,11 @@ class Worker(ThreadWorker):
         if not data:
             self.drop(conn)
         elif size is None or (len(data) < size == conn.size and len(data) >= LOOK):  # the kernel cannot hold all of it
-            self.hand_over(conn, LARGE_AT_ONCE // 2)
+            self.hand_over(conn, LARGE_AT_ONCE // 2, PATIENCE)
         elif size > len(data):
             self.ask_for(conn, size)
         else:
-            self.hand_over(conn, LARGE_AT_ONCE if size > LOOK else None)
+            self.hand_over(conn, LARGE_AT_ONCE if size > LOOK else None, 0)
 
     def ask_for(self, conn, size):
         """Look again when `size` bytes are there, for which the kernel makes room; but not too often."""
@@ -122,34 +113,31 @@ class Worker(ThreadWorker):
             conn.sock.setsockopt(SOL_SOCKET, SO_RCVLOWAT, size)
             conn.sock.recv(1, MSG_PEEK)  # so that the kernel tells the client of the room
 
-    def hand_over(self, conn, places):
-        """Let a thread have `conn`, where it has a large request only while fewer than `places` are taken."""
+    def hand_over(self, conn, places, seconds):
+        """Let a thread have `conn`, where it has a large request only while fewer than `places` are taken. The thread
+        waits `seconds` for what has not arrived."""
         if places and len(self.large) >= places:
             self.rest(conn)
             return
         if places:
             self.large.add(conn)
+        self.leave(conn)
         conn.sock.setsockopt(SOL_SOCKET, SO_RCVLOWAT, 1)
-        self.pending_conns.remove(conn)
-        self.poller.unregister(conn.sock)
+        conn.sock.setsockopt(SOL_SOCKET, SO_RCVTIMEO, struct.pack("ll", seconds, 1))
+        conn.sock.setsockopt(SOL_SOCKET, SO_SNDTIMEO, struct.pack("ll", PATIENCE, 0))
         conn.data_ready = True
         super().enqueue_req(conn)
 
     def handle(self, conn):
-        """In a thread: answer a request, and before `conn` is closed take what is still sent, for a large one until
-        the client has closed: unread, that would destroy the answer. Whether `conn` is kept."""
+        """In a thread: answer a request. Whether `conn` is kept; if not, what a client still sends after a large one is
+        taken until it closes, as what is left unread would destroy the answer."""
         keep = super().handle(conn) and not conn.parser.unreader.buf.getvalue()  # else the next one was sent ahead
         with suppress(OSError):
             if not keep:
                 conn.sock.shutdown(SHUT_WR)
-                conn.sock.setblocking(conn in self.large)
                 while conn.sock.recv(LOOK) and conn in self.large:
                     pass
         return keep
-
-    def handle_request(self, req, conn):
-        conn.sock.settimeout(PATIENCE)
-        return super().handle_request(req, conn)
 
     def finish_request(self, conn, future):
         self.large.discard(conn)
@@ -163,7 +151,7 @@ class Worker(ThreadWorker):
         """Drop whom nobody waits for any longer, and watch again who has rested; once a turn of the event loop."""
         now = time.monotonic()
         latest = now if self.alive else now + PATIENCE - STOPPING
-        for conn in [*self.large]:
+        for conn in self.large:
             if conn.timeout < latest:
                 with suppress(OSError):
                     conn.sock.shutdown(SHUT_RD)  # its thread waits for no more of it
