@@ -32,19 +32,15 @@ MAX_BODY = 2 * 1024 * 1024  # bytes
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 WEBHOOK_PATH = "/webhooks/status-update"
 
-# Where these platforms say that the app is seen.
-PLATFORM_URLS = {
-    "RENDER_EXTERNAL_URL": "{}",
-    "RAILWAY_PUBLIC_DOMAIN": "https://{}",
-    "HEROKU_APP_DEFAULT_DOMAIN_NAME": "https://{}",
-    "FLY_APP_NAME": "https://{}.fly.dev",
-}
+PLATFORM_HOSTS = ("RENDER_EXTERNAL_HOSTNAME", "RAILWAY_PUBLIC_DOMAIN", "HEROKU_APP_DEFAULT_DOMAIN_NAME")
 
 
 def platform_url(environ: Mapping[str, str]) -> str | None:
     """Where the platform says that this app is seen; None where it does not say."""
-    urls = [form.format(environ[name]) for name, form in PLATFORM_URLS.items() if environ.get(name)]
-    return urls[0] if urls else None
+    hosts = [environ[name] for name in PLATFORM_HOSTS if environ.get(name)]
+    if app := environ.get("FLY_APP_NAME"):
+        hosts.append(f"{app}.fly.dev")
+    return f"https://{hosts[0]}" if hosts else None
 
 
 def has_ephemeral_disk(environ: Mapping[str, str]) -> bool:

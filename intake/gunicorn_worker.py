@@ -76,13 +76,10 @@ class Worker(ThreadWorker):
         conn.rests_until = time.monotonic() + 1 / LOOKS
         self.poller.unregister(conn.sock)
 
-    def leave(self, conn):
+    def drop(self, conn):
         self.pending_conns.remove(conn)
         with suppress(KeyError):  # it rests
             self.poller.unregister(conn.sock)
-
-    def drop(self, conn):
-        self.leave(conn)
         self.nr_conns -= 1
         conn.close()
 
@@ -121,7 +118,8 @@ class Worker(ThreadWorker):
             return
         if places:
             self.large.add(conn)
-        self.leave(conn)
+        self.pending_conns.remove(conn)
+        self.poller.unregister(conn.sock)
         conn.sock.setsockopt(SOL_SOCKET, SO_RCVLOWAT, 1)
         conn.sock.setsockopt(SOL_SOCKET, SO_RCVTIMEO, struct.pack("ll", seconds, 1))
         conn.sock.setsockopt(SOL_SOCKET, SO_SNDTIMEO, struct.pack("ll", PATIENCE, 0))

@@ -4,10 +4,9 @@ import logging
 from contextlib import suppress
 from typing import Any
 
-from flask import Flask, Response, current_app, jsonify, request
+from flask import Flask, Response, current_app, jsonify, make_response, request
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
-from werkzeug.wrappers import Response as AnyResponse
 
 from config import WEBHOOK_PATH
 from intake.request import message_of, message_type, read_body, verify_sender
@@ -21,6 +20,8 @@ from stores.refusals import NOT_AN_UPDATE, NOT_KEPT, REASONS, STALE, WRONG_PATH
 LOGGED_WHOLE = (STALE, WRONG_PATH, NOT_AN_UPDATE, NOT_KEPT)  # as they may be updates of the provider's
 CHECK_AGENT = "call-status-receiver-check"  # the User-Agent of `flask check`, whose requests are not counted
 
+Answer = tuple[Response, int]
+
 logger = logging.getLogger(__name__)
 
 
@@ -31,7 +32,7 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(HTTPException, _http_error)
 
 
-def refuse(refusal: Refusal, fields: dict[str, list[str]] | None = None, cause: str = "") -> Response:
+def refuse(refusal: Refusal, fields: dict[str, list[str]] | None = None, cause: str = "") -> Answer:
     """Log, count and answer a refusal. `fields`: what is wrong with each, `cause`: what only the log tells.
 
     What may be an update of the provider's is logged as a line that `flask import` takes.
@@ -46,9 +47,7 @@ def refuse(refusal: Refusal, fields: dict[str, list[str]] | None = None, cause: 
         logger.warning("refused", extra={"error": error, "fields": details})
     if request.user_agent.string != CHECK_AGENT:
         get_refusals().count(refusal.reason)
-    response = jsonify({"error": str(refusal)} | ({"fields": fields} if fields else {}))
-    response.status_code = code
-    return response
+    return jsonify({"error": str(refusal)} | ({"fields": fields} if fields else {})), code
 
 
 def _update() -> dict[str, Any]:
@@ -60,18 +59,16 @@ def _update() -> dict[str, Any]:
     return {}
 
 
-def _wrong_fields(error: ValidationError) -> Response:
-    return refuse(Refusal(NOT_AN_UPDATE, "correct these fields"), field_errors(error))
+def _wrong_fields(error: ValidationError) -> Answer:
+    return refuse(Refusal(NOT_AN_UPDATE, "correct these fields"), field_errors(error.messages))
 
 
-def _not_kept(error: StoreError) -> Response:
+def _not_kept(error: StoreError) -> tuple[Response, int, dict[str, str]]:
     get_refusals().not_kept_at = clock()
-    response = refuse(Refusal(NOT_KEPT, "send it again"), cause=str(error))
-    response.headers["Retry-After"] = "30"  # seconds
-    return response
+    return *refuse(Refusal(NOT_KEPT, "send it again"), cause=str(error)), {"Retry-After": "30"}  # seconds
 
 
-def _http_error(error: HTTPException) -> AnyResponse:
+def _http_error(error: HTTPException) -> Response | Answer:
     text = error.description
     if error.code in (404, 405):
         advice = f"POST status updates to {WEBHOOK_PATH}"
@@ -81,6 +78,6 @@ def _http_error(error: HTTPException) -> AnyResponse:
                 return refuse(Refusal(WRONG_PATH, advice))
         text = f"nothing here: {advice}"
     logger.warning("refused", extra={"error": f"{error.code} {text}"})
-    response = error.get_response()
+    response = make_response(error.get_response())
     response.data, response.content_type = jsonify(error=text).data, "application/json"
     return response

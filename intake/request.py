@@ -17,9 +17,8 @@ from stores.refusals import ENCODED, NOT_JSON
 
 def read_body() -> bytes:
     """The raw body, MAX_BODY bytes at most and not encoded. Raises Refusal."""
-    request.max_content_length = MAX_BODY + 1  # what comes in chunks is silently cut off there
     try:
-        body = request.get_data()
+        body = request.get_data()  # what comes in chunks is silently cut off at MAX_CONTENT_LENGTH, a byte more
         if len(body) > MAX_BODY:
             raise RequestEntityTooLarge
         if len(body) < (request.content_length or 0):

@@ -44,15 +44,6 @@ def _require_url(text: str) -> None:
         raise ValidationError("must be a URL with a valid host and port that starts with http:// or https://")
 
 
-def _require_redis_url(text: str) -> None:
-    from redis import ConnectionPool  # only where it is used
-
-    try:
-        ConnectionPool.from_url(text).make_connection()  # connects to nothing yet
-    except (TypeError, ValueError):
-        raise ValidationError("must be a URL that redis-py takes, as redis://:password@host:6379/0") from None
-
-
 def _require_postgres_url(text: str) -> None:
     from psycopg import ProgrammingError  # only where it is used
     from psycopg.conninfo import conninfo_to_dict
@@ -62,11 +53,10 @@ def _require_postgres_url(text: str) -> None:
     if not POSTGRES_URL.fullmatch(text):
         raise ValidationError("must have its user and password percent-encoded: %40 for @, %2F for /, %25 for %")
     try:
-        ports = str(conninfo_to_dict(known_options(text)[0]).get("port", ""))
-        valid = all(0 < int(port) < 65536 for port in ports.split(",") if port)
-    except (ProgrammingError, ValueError):
-        valid = False
-    if not valid:
+        port = str(conninfo_to_dict(known_options(text)[0]).get("port", ""))
+    except ProgrammingError:
+        port = "none"
+    if not re.fullmatch("[0-9,]*", port):
         example = "postgresql://user:password@host:5432/name?sslmode=require"
         raise ValidationError(f"must have a valid host and port, and options that PostgreSQL takes: {example}")
 
@@ -96,6 +86,7 @@ def _text(check: Any = None, default: str | None = None) -> fields.String:
     return fields.String(load_default=default, validate=check)
 
 
+REDIS_URL = validate.Regexp(r"(rediss?|unix)://[^\s#]+\Z", error="must be a URL such as redis://:password@host:6379/0")
 TOKEN = validate.Regexp(r"[!-~]+\Z", error="must be printable ASCII without spaces, as it is sent in a header")
 HEADER = validate.Regexp(r"[\w!#$%&'*+.^`|~-]+\Z", re.ASCII, error="must be the name of a header")
 
@@ -106,7 +97,7 @@ class Settings(Schema):
     WEBHOOK_TOLERANCE = _number(0, 86400, 300)
     SQLITE_PATH = _text(default="instance/calls.db")
     DATABASE_URL = _text(_require_postgres_url)
-    REDIS_URL = _text(_require_redis_url)
+    REDIS_URL = _text(REDIS_URL)
     REDIS_TLS_VERIFY = _flag(True)
     CRM_WEBHOOK_URL = _text(_require_url)
     CRM_TOKEN = _text(TOKEN)
@@ -136,13 +127,12 @@ def load_config(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
         settings = Settings().load(texts)
     except ValidationError as error:
         raise SystemExit("\n".join(f"{name} {errors[0]}." for name, errors in error.messages_dict.items())) from None
-    unknown: list[str] = []
+    settings["UNKNOWN_OPTIONS"] = []
     if settings["DATABASE_URL"]:
-        settings["DATABASE_URL"], unknown = known_options(settings["DATABASE_URL"])
+        settings["DATABASE_URL"], settings["UNKNOWN_OPTIONS"] = known_options(settings["DATABASE_URL"])
     settings["PUBLIC_URL"] = settings["PUBLIC_URL"] or platform_url(environ)
-    ephemeral = has_ephemeral_disk(environ)
-    derived = {"MAX_CONTENT_LENGTH": MAX_BODY, "CLOCK": None, "EPHEMERAL_DISK": ephemeral, "UNKNOWN_OPTIONS": unknown}
-    return {**INTERNALS, **settings, **derived}
+    settings["EPHEMERAL_DISK"] = has_ephemeral_disk(environ)
+    return {**INTERNALS, **settings, "MAX_CONTENT_LENGTH": MAX_BODY + 1, "CLOCK": None}
 
 
 def on_and_off(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
