@@ -30,8 +30,9 @@ LOOK = 64 * 1024  # bytes looked at at once, and the longest head; what has more
 LOOKS = 10  # at one request at once, and then as many a second
 LARGE_AT_ONCE = 8  # large requests that hold a thread, half of them while they arrive
 MOST_WAITING = 32 * MAX_BODY  # bytes that the kernel is asked to hold
-FRAMING = re.compile(rb"\r\n(transfer-encoding|content-length|expect):[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)")
-LAST_CHUNK = re.compile(rb"\r\n0+[ \t]*(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n){0,9}\r\n")  # and a few trailers
+FRAMING = re.compile(rb"\r\n(transfer-encoding|content-length|expect):([^\r\n]*)")
+LAST_CHUNK = re.compile(rb"\r\n0+[ \t]*(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n)*\r\n")
+TAIL = 1024  # bytes at the end, in which the last chunk is looked for
 
 
 def measure(data: bytes) -> int | None:
@@ -43,13 +44,13 @@ def measure(data: bytes) -> int | None:
     head, end, _ = data.partition(b"\r\n\r\n")
     start = len(head + end)
     if end:
-        match FRAMING.findall(head.lower() + b"\r\n"):
+        match [(name, value.strip()) for name, value in FRAMING.findall(head.lower())]:
             case []:
                 return start
             case [(b"content-length", length)] if re.fullmatch(rb"[0-9]{1,7}", length) and int(length) <= MAX_BODY:
                 return start + int(length)
             case [(b"transfer-encoding", b"chunked")]:
-                if last := LAST_CHUNK.search(data, start - 2):
+                if last := LAST_CHUNK.search(data, max(start - 2, len(data) - TAIL)):
                     return last.end()
             case _:
                 return None
@@ -94,12 +95,12 @@ class Worker(ThreadWorker):
         size = measure(data)
         if not data:
             self.drop(conn)
-        elif size is None or (len(data) < size == conn.size and len(data) >= LOOK):  # the kernel cannot hold all of it
-            self.hand_over(conn, LARGE_AT_ONCE // 2, PATIENCE)
-        elif size > len(data):
-            self.ask_for(conn, size)
-        else:
+        elif size is not None and size <= len(data):
             self.hand_over(conn, LARGE_AT_ONCE if size > LOOK else None, 0)
+        elif size is None or size == conn.size:  # the kernel cannot hold all of it, or no more of it comes
+            self.hand_over(conn, LARGE_AT_ONCE // 2, PATIENCE)
+        else:
+            self.ask_for(conn, size)
 
     def ask_for(self, conn, size):
         """Look again when `size` bytes are there, for which the kernel makes room; but not too often."""
