@@ -14,7 +14,6 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 
 from config import INTERNALS, MAX_BODY, has_ephemeral_disk, platform_url, warnings
 
-SHORTEST_SECRET = 8  # characters
 # Its user and password have %40 for @, and so on, so that the only @ is before the host.
 POSTGRES_URL = re.compile(r"postgres(ql)?://(([^@/?%\s]|%[0-9a-fA-F]{2})*@)?[^@]*")
 
@@ -23,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 def _secrets(text: str) -> tuple[str, ...]:
     secrets = tuple(filter(None, map(str.strip, text.split(","))))
-    if not secrets or min(map(len, secrets)) < SHORTEST_SECRET:
+    if not secrets or min(map(len, secrets)) < 8:
         meant = "v1,whsec_... is two, and with the first anybody signs"
-        raise ValidationError(f"must be secrets of {SHORTEST_SECRET} characters or more, separated by commas: {meant}")
+        raise ValidationError(f"must be secrets of 8 characters or more, separated by commas: {meant}")
     return secrets
 
 
@@ -42,6 +41,15 @@ def is_url(text: str) -> bool:
 def _require_url(text: str) -> None:
     if not is_url(text):
         raise ValidationError("must be a URL with a valid host and port that starts with http:// or https://")
+
+
+def _require_redis_url(text: str) -> None:
+    from redis import ConnectionPool  # only where it is used
+
+    try:
+        ConnectionPool.from_url(text).make_connection()  # connects to nothing yet
+    except (TypeError, ValueError):
+        raise ValidationError("must be a URL that redis-py takes, as redis://:password@host:6379/0") from None
 
 
 def _require_postgres_url(text: str) -> None:
@@ -86,7 +94,6 @@ def _text(check: Any = None, default: str | None = None) -> fields.String:
     return fields.String(load_default=default, validate=check)
 
 
-REDIS_URL = validate.Regexp(r"(rediss?|unix)://[^\s#]+\Z", error="must be a URL such as redis://:password@host:6379/0")
 TOKEN = validate.Regexp(r"[!-~]+\Z", error="must be printable ASCII without spaces, as it is sent in a header")
 HEADER = validate.Regexp(r"[\w!#$%&'*+.^`|~-]+\Z", re.ASCII, error="must be the name of a header")
 
@@ -97,7 +104,7 @@ class Settings(Schema):
     WEBHOOK_TOLERANCE = _number(0, 86400, 300)
     SQLITE_PATH = _text(default="instance/calls.db")
     DATABASE_URL = _text(_require_postgres_url)
-    REDIS_URL = _text(REDIS_URL)
+    REDIS_URL = _text(_require_redis_url)
     REDIS_TLS_VERIFY = _flag(True)
     CRM_WEBHOOK_URL = _text(_require_url)
     CRM_TOKEN = _text(TOKEN)

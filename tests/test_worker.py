@@ -103,6 +103,14 @@ def test_a_client_that_asks_whether_to_send_its_body_is_told_once(server):
     assert answers(server, head.replace(b"Expect", b"Connection: close\r\nExpect") + BODY) == ["100", "200"]
 
 
+@pytest.mark.parametrize("request_", [WITH_LENGTH, CHUNKED], ids=["length", "chunks"])
+def test_a_client_that_ends_halfway_is_told_so_at_once(server, request_):
+    with socket.create_connection(("127.0.0.1", server.port), 5) as connection:
+        connection.sendall(request_[:-9])
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+
+
 def test_what_follows_a_request_that_is_refused_is_never_taken_for_another(server):
     for sent, status in (
         (HEAD + b"Content-Length: 3000000\r\n\r\n" + WITH_LENGTH, "413"),
