@@ -35,6 +35,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     logs.configure_logging()
     app = Flask(__name__, static_folder=None)
     app.config.update(load_config(), **(config or {}))
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # of the provider that Flask has unless told otherwise
     app.add_url_rule(WEBHOOK_PATH, view_func=status_update, methods=["POST"], provide_automatic_options=False)
     for part in (stores, handlers, lanes, threads, refusals, dashboard, commands):
         part.init_app(app)
