@@ -1,7 +1,7 @@
 """What is the same everywhere, what the platform says, and which settings must not stay as they are."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -61,32 +61,30 @@ def public_url() -> str | None:
     return url.rstrip("/") if url else None
 
 
-def dangers(config: Mapping[str, Any]) -> list[str]:
+def dangers(config: Mapping[str, Any]) -> Iterator[str]:
     """What must not stay as it is, a sentence each."""
-    secrets, ephemeral = config["WEBHOOK_SECRET"], config["EPHEMERAL_DISK"] and not config["DATABASE_URL"]
-    sentences = {
-        "Anyone can post updates while WEBHOOK_SECRET is unset: unset ALLOW_UNSIGNED.": config["ALLOW_UNSIGNED"],
-        "Updates of any age can be posted again: unset WEBHOOK_TOLERANCE.": secrets and not config["WEBHOOK_TOLERANCE"],
-        "Who sees the calls can post updates: set another DASHBOARD_PASSWORD.": config["DASHBOARD_PASSWORD"] in secrets,
-        "This disk does not survive a restart: set DATABASE_URL, or SQLITE_PATH to a file that stays.": ephemeral,
-    }
+    if config["ALLOW_UNSIGNED"]:
+        yield "Anyone can post updates while WEBHOOK_SECRET is unset: unset ALLOW_UNSIGNED."
+    if config["WEBHOOK_SECRET"] and not config["WEBHOOK_TOLERANCE"]:
+        yield "Updates of any age can be posted again: unset WEBHOOK_TOLERANCE."
+    if config["DASHBOARD_PASSWORD"] in config["WEBHOOK_SECRET"]:
+        yield "Who sees the calls can post updates: set another DASHBOARD_PASSWORD."
+    if config["EPHEMERAL_DISK"] and not config["DATABASE_URL"]:
+        yield "This disk does not survive a restart: set DATABASE_URL, or SQLITE_PATH to a file that stays."
     for name, secret in (("CRM_WEBHOOK_URL", "CRM_TOKEN"), ("PROVIDER_API_URL", "PROVIDER_API_KEY")):
         url = urlsplit(config[name] or "")
-        readable = url.scheme == "http" and url.hostname not in LOOPBACK and (config[secret] or "@" in url.netloc)
-        sentences[f"{secret} or a password can be read on its way: let {name} start with https://."] = readable
-    return [sentence for sentence, applies in sentences.items() if applies]
+        if url.scheme == "http" and url.hostname not in LOOPBACK and (config[secret] or "@" in url.netloc):
+            yield f"{secret} or a password can be read on its way: let {name} start with https://."
 
 
-def warnings(config: Mapping[str, Any]) -> list[str]:
+def warnings(config: Mapping[str, Any]) -> Iterator[str]:
     """The same, and what a deployment should not stay without."""
-    password, unknown = config["DASHBOARD_PASSWORD"], ", ".join(config["UNKNOWN_OPTIONS"])
-    closed = not config["WEBHOOK_SECRET"] and not config["ALLOW_UNSIGNED"]
-    unlinked = config["SLACK_WEBHOOK_URL"] and not config["PUBLIC_URL"]
-    sentences = {
-        "Only `flask run` takes updates, from this machine: set WEBHOOK_SECRET to the provider's.": closed,
-        "Only `flask run` shows calls, to this machine: set DASHBOARD_PASSWORD.": not password,
-        "DASHBOARD_PASSWORD can be guessed: set one of 12 characters or more.": password and len(password) < 12,
-        "Alerts that are sent later have no link to the call: set PUBLIC_URL.": unlinked,
-        f"PostgreSQL knows no such option, so it is not used: take {unknown} out of DATABASE_URL.": unknown,
-    }
-    return dangers(config) + [sentence for sentence, applies in sentences.items() if applies]
+    yield from dangers(config)
+    if not config["WEBHOOK_SECRET"] and not config["ALLOW_UNSIGNED"]:
+        yield "Only `flask run` takes updates, from this machine: set WEBHOOK_SECRET to the provider's."
+    if not config["DASHBOARD_PASSWORD"]:
+        yield "Only `flask run` shows calls, to this machine: set DASHBOARD_PASSWORD."
+    elif len(config["DASHBOARD_PASSWORD"]) < 12:
+        yield "DASHBOARD_PASSWORD can be guessed: set one of 12 characters or more."
+    if config["SLACK_WEBHOOK_URL"] and not config["PUBLIC_URL"]:
+        yield "Alerts that are sent later have no link to the call: set PUBLIC_URL."

@@ -45,9 +45,8 @@ def check(url: str | None, send: bool) -> None:
 
 
 def show_settings(config: Mapping[str, Any]) -> None:
-    on, off = on_and_off(config)
-    click.echo(f"on:    {', '.join(on) or 'nothing'}")
-    click.echo(f"off:   {', '.join(off) or 'nothing'}")
+    for state, names in on_and_off(config).items():
+        click.echo(f"{state + ':':6} {', '.join(names) or 'nothing'}")
     for warning in warnings(config):
         click.echo(f"note:  {warning}")
 

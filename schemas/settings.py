@@ -63,23 +63,14 @@ def _require_postgres_url(text: str) -> None:
             "must have its user and password percent-encoded: %40 for @, %2F for /, %3F for ?, %25 for %"
         )
     try:
-        port = str(conninfo_to_dict(known_options(text)[0]).get("port", ""))
+        port = str(conninfo_to_dict(text).get("port", ""))
     except ProgrammingError:
         port = "none"
     if not re.fullmatch("[0-9,]*", port):
         example = "postgresql://user:password@host:5432/name?sslmode=require"
-        raise ValidationError(f"must have a valid host and port, and options that PostgreSQL takes: {example}")
-
-
-def known_options(url: str) -> tuple[str, list[str]]:
-    """A URL of PostgreSQL without the options that only other clients know, such as pgbouncer, and their names."""
-    from psycopg.pq import Conninfo
-
-    known = {"ssl", *(option.keyword.decode() for option in Conninfo.get_defaults())}
-    place, _, query = url.partition("?")
-    names = {option: option.partition("=")[0] for option in query.split("&") if option}
-    options = "&".join(option for option, name in names.items() if name in known)
-    return f"{place}?{options}".rstrip("?"), [name for name in names.values() if name not in known]
+        raise ValidationError(
+            f"must have a valid host and port, and only options of PostgreSQL's, no pgbouncer: {example}"
+        )
 
 
 def _flag(default: bool) -> fields.Boolean:
@@ -92,10 +83,6 @@ def _number(least: int, most: int, default: int | None = None) -> fields.Integer
     return fields.Integer(load_default=default, error_messages={"invalid": message}, validate=in_range)
 
 
-def _text(check: Any = None, default: str | None = None) -> fields.String:
-    return fields.String(load_default=default, validate=check)
-
-
 TOKEN = validate.Regexp(r"[!-~]+\Z", error="must be printable ASCII without spaces, as it is sent in a header")
 HEADER = validate.Regexp(r"[\w!#$%&'*+.^`|~-]+\Z", re.ASCII, error="must be the name of a header")
 
@@ -104,20 +91,20 @@ class Settings(Schema):
     WEBHOOK_SECRET = fields.Function(deserialize=_secrets, load_default=())
     ALLOW_UNSIGNED = _flag(False)
     WEBHOOK_TOLERANCE = _number(0, 86400, 300)
-    SQLITE_PATH = _text(default="instance/calls.db")
-    DATABASE_URL = _text(_require_postgres_url)
-    REDIS_URL = _text(_require_redis_url)
+    SQLITE_PATH = fields.String(load_default="instance/calls.db")
+    DATABASE_URL = fields.String(load_default=None, validate=_require_postgres_url)
+    REDIS_URL = fields.String(load_default=None, validate=_require_redis_url)
     REDIS_TLS_VERIFY = _flag(True)
-    CRM_WEBHOOK_URL = _text(_require_url)
-    CRM_TOKEN = _text(TOKEN)
-    CRM_TOKEN_HEADER = _text(HEADER, default="Authorization")
-    SLACK_WEBHOOK_URL = _text(_require_url)
+    CRM_WEBHOOK_URL = fields.String(load_default=None, validate=_require_url)
+    CRM_TOKEN = fields.String(load_default=None, validate=TOKEN)
+    CRM_TOKEN_HEADER = fields.String(load_default="Authorization", validate=HEADER)
+    SLACK_WEBHOOK_URL = fields.String(load_default=None, validate=_require_url)
     ALERT_INTERVAL = _number(0, 86400, 60)
     ALERT_SILENCE = _number(1, 8760)
-    PUBLIC_URL = _text(_require_url)
-    DASHBOARD_PASSWORD = _text()
-    PROVIDER_API_KEY = _text(TOKEN)
-    PROVIDER_API_URL = _text(_require_url, default="https://api.hmsovereign.com/api/v1")
+    PUBLIC_URL = fields.String(load_default=None, validate=_require_url)
+    DASHBOARD_PASSWORD = fields.String(load_default=None)
+    PROVIDER_API_KEY = fields.String(load_default=None, validate=TOKEN)
+    PROVIDER_API_URL = fields.String(load_default="https://api.hmsovereign.com/api/v1", validate=_require_url)
     RETENTION_DAYS = _number(2, 3650, 30)
 
     @validates_schema(skip_on_field_errors=False)
@@ -136,23 +123,19 @@ def load_config(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
         settings = Settings().load(texts)
     except ValidationError as error:
         raise SystemExit("\n".join(f"{name} {errors[0]}." for name, errors in error.messages_dict.items())) from None
-    settings["UNKNOWN_OPTIONS"] = []
-    if settings["DATABASE_URL"]:
-        settings["DATABASE_URL"], settings["UNKNOWN_OPTIONS"] = known_options(settings["DATABASE_URL"])
     settings["PUBLIC_URL"] = settings["PUBLIC_URL"] or platform_url(environ)
     settings["EPHEMERAL_DISK"] = has_ephemeral_disk(environ)
     return {**INTERNALS, **settings, "MAX_CONTENT_LENGTH": MAX_BODY + 1, "CLOCK": None}
 
 
-def on_and_off(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """The names of the optional settings that are set, and of those that are not."""
+def on_and_off(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The names of the optional settings that are set (`on`), and of those that are not (`off`)."""
     optional = [name for name, default in SETTINGS.items() if not default]
-    return [name for name in optional if config[name]], [name for name in optional if not config[name]]
+    return {"on": [name for name in optional if config[name]], "off": [name for name in optional if not config[name]]}
 
 
 def announce(config: Mapping[str, Any]) -> None:
     """Log what is on and off, and what is missing."""
-    on, off = on_and_off(config)
-    logger.info("starting", extra={"fields": {"on": on, "off": off}})
+    logger.info("starting", extra={"fields": on_and_off(config)})
     for warning in warnings(config):
         logger.warning(warning)
