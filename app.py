@@ -20,8 +20,8 @@ import logs
 import stores
 from config import WEBHOOK_PATH
 from intake import refusals
-from intake.request import message_type, parse_body, read_body, verify_sender
-from schemas.document import STATUS_UPDATE
+from intake.request import parse_body, read_body, verify_sender
+from schemas.document import other_type
 from schemas.settings import load_config
 from schemas.status_update import load_update
 from work import lanes, threads
@@ -57,7 +57,7 @@ def status_update() -> Response:
     body = read_body()
     verify_sender(body)
     document = parse_body(body)
-    if (kind := message_type(document)) != STATUS_UPDATE:  # the provider sends all that it is subscribed to to one URL
+    if kind := other_type(document):  # the provider sends all that it is subscribed to to one URL
         level = logging.WARNING if kind == "tool-calls" else logging.INFO  # it takes {} for the tool's result
         logger.log(level, "not a status update, nothing done", extra={"fields": {"type": kind[:64]}})
         return jsonify({})

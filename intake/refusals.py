@@ -9,18 +9,16 @@ from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
 
 from config import WEBHOOK_PATH
-from intake.request import message_of, message_type, read_body, verify_sender
+from intake.request import read_body, verify_sender
 from intake.signature import Refusal
-from schemas.document import STATUS_UPDATE, field_errors, named_fields
+from schemas.document import field_errors, named_fields, other_type
 from schemas.strict_json import parse_json
-from schemas.times import clock, iso
+from schemas.times import clock
 from stores import StoreError, get_refusals
 from stores.refusals import NOT_AN_UPDATE, NOT_KEPT, REASONS, STALE, WRONG_PATH
 
 LOGGED_WHOLE = (STALE, WRONG_PATH, NOT_AN_UPDATE, NOT_KEPT)  # as they may be updates of the provider's
 CHECK_AGENT = "call-status-receiver-check"  # the User-Agent of `flask check`, whose requests are not counted
-
-Answer = tuple[Response, int]
 
 logger = logging.getLogger(__name__)
 
@@ -32,43 +30,43 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(HTTPException, _http_error)
 
 
-def refuse(refusal: Refusal, fields: dict[str, list[str]] | None = None, cause: str = "") -> Answer:
-    """Log, count and answer a refusal. `fields`: what is wrong with each, `cause`: what only the log tells.
-
-    What may be an update of the provider's is logged as a line that `flask import` takes.
-    """
+def refuse(refusal: Refusal) -> Response:
+    """Log, count and answer a refusal. What may be an update of the provider's is logged as `flask import` takes it."""
     code, _ = REASONS[refusal.reason]
-    error = cause or f"{code} {refusal}"
-    details: dict[str, Any] = {"wrong": fields} if fields else {}
+    details = {"error": f"{code} {refusal}"} | refusal.details
     if refusal.reason in LOGGED_WHOLE and (update := _update()):
-        details["received_at"] = iso(clock())
-        logger.error("refused", extra={"error": error, "update": update, "fields": details})
+        logger.error("refused", extra={"update": update, "fields": details})
     else:
-        logger.warning("refused", extra={"error": error, "fields": details})
+        logger.warning("refused", extra={"fields": details})
     if request.user_agent.string != CHECK_AGENT:
         get_refusals().count(refusal.reason)
-    return jsonify({"error": str(refusal)} | ({"fields": fields} if fields else {})), code
+    wrong = refusal.details.get("wrong")
+    response = jsonify({"error": str(refusal)} | ({"fields": wrong} if wrong else {}))
+    response.status_code = code
+    return response
 
 
-def _update() -> dict[str, Any]:
-    """What the schema names of the status update that was sent; nothing where it is none."""
+def _update() -> Any:
+    """What the schema names of the status update that was sent; None where it is none."""
     with suppress(ValueError):
         document = parse_json(request.get_data())
-        if message_type(document) == STATUS_UPDATE:
-            return named_fields(message_of(document))
-    return {}
+        if isinstance(document, dict) and not other_type(document):
+            return named_fields(document).get("message")
+    return None
 
 
-def _wrong_fields(error: ValidationError) -> Answer:
-    return refuse(Refusal(NOT_AN_UPDATE, "correct these fields"), field_errors(error.messages))
+def _wrong_fields(error: ValidationError) -> Response:
+    return refuse(Refusal(NOT_AN_UPDATE, "correct these fields", wrong=field_errors(error.messages)))
 
 
-def _not_kept(error: StoreError) -> tuple[Response, int, dict[str, str]]:
+def _not_kept(error: StoreError) -> Response:
     get_refusals().not_kept_at = clock()
-    return *refuse(Refusal(NOT_KEPT, "send it again"), cause=str(error)), {"Retry-After": "30"}  # seconds
+    response = refuse(Refusal(NOT_KEPT, "send it again", error=str(error)))
+    response.headers["Retry-After"] = "30"  # seconds
+    return response
 
 
-def _http_error(error: HTTPException) -> Response | Answer:
+def _http_error(error: HTTPException) -> Response:
     text = error.description
     if error.code in (404, 405):
         advice = f"POST status updates to {WEBHOOK_PATH}"

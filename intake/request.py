@@ -9,7 +9,6 @@ from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from config import MAX_BODY
 from intake.signature import Refusal, is_local, verify
-from schemas.document import STATUS_UPDATE
 from schemas.strict_json import parse_json
 from schemas.times import clock
 from stores.refusals import ENCODED, NOT_JSON
@@ -49,17 +48,5 @@ def parse_body(body: bytes) -> Any:
     try:
         return parse_json(body)
     except ValueError as error:
-        sent = f"{len(body)} bytes with the SHA-256 {sha256(body).hexdigest()}"  # the log has no piece of them
-        raise Refusal(NOT_JSON, f"{error} in {sent}. Send one JSON object in UTF-8") from None
-
-
-def message_of(document: Any) -> dict[str, Any]:
-    """The message in a decoded document; empty where there is none."""
-    message = document.get("message") if isinstance(document, dict) else None
-    return message if isinstance(message, dict) else {}
-
-
-def message_type(document: Any) -> str:
-    """The type of the message. One without a type is checked as a status update: the answer names what is wrong."""
-    kind = message_of(document).get("type")
-    return kind if isinstance(kind, str) else STATUS_UPDATE
+        digest = sha256(body).hexdigest()  # the log has no piece of the body
+        raise Refusal(NOT_JSON, f"{error}. Send one JSON object in UTF-8", length=len(body), sha256=digest) from None

@@ -8,14 +8,16 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class Refusal(Exception):
-    """A request that is not taken for a `reason` in REASONS; the text also says what its sender has to do."""
+    """A request that is not taken for a `reason` in REASONS. The text also says what its sender has to do, and the
+    log has the `details`."""
 
-    def __init__(self, reason: str, what_to_do: str):
+    def __init__(self, reason: str, what_to_do: str, **details: Any):
         super().__init__(f"{reason}: {what_to_do}")
-        self.reason = reason
+        self.reason, self.details = reason, details
 
 
 def sign(secret: str, timestamp: int | str, body: bytes) -> str:

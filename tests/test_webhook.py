@@ -208,7 +208,7 @@ class TestRefused:
         assert answer.status_code == 503
         assert int(answer.headers["Retry-After"]) > 0
         [record] = caplog.records
-        assert "calls.db" in record.error
+        assert "calls.db" in record.fields["error"]
         assert record.update["call"]["id"] == "call-_+31612345678_XqaQxRRgAzYc"
         assert list(record.update["assistant"]) == ["metadata"]
         (tmp_path / "calls.db").unlink()
