@@ -1,6 +1,6 @@
 """The settings: what each may be, its default, and how all of them are read from the environment.
 
-Every message is the end of a sentence that starts with the name, and shows nothing of the value, which may be secret.
+No message shows anything of a value, which may be secret.
 """
 
 import logging
@@ -14,9 +14,6 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 
 from config import INTERNALS, MAX_BODY, has_ephemeral_disk, platform_url, warnings
 
-# Its user and password have %40 for @, and so on, so that the only @ is before the host.
-POSTGRES_URL = re.compile(r"postgres(ql)?://(([^@/?%\s]|%[0-9a-fA-F]{2})*@)?[^@]*")
-
 logger = logging.getLogger(__name__)
 
 
@@ -24,7 +21,7 @@ def _secrets(text: str) -> tuple[str, ...]:
     secrets = tuple(filter(None, map(str.strip, text.split(","))))
     if not secrets or min(map(len, secrets)) < 8:
         meant = "v1,whsec_... is two, and with the first anybody signs"
-        raise ValidationError(f"must be secrets of 8 characters or more, separated by commas: {meant}")
+        raise ValidationError(f"Must be secrets of 8 characters or more, separated by commas: {meant}.")
     return secrets
 
 
@@ -40,7 +37,7 @@ def is_url(text: str) -> bool:
 
 def _require_url(text: str) -> None:
     if not is_url(text):
-        raise ValidationError("must be a URL with a valid host and port that starts with http:// or https://")
+        raise ValidationError("Must be a URL with a valid host and port that starts with http:// or https://.")
 
 
 def _require_redis_url(text: str) -> None:
@@ -49,68 +46,55 @@ def _require_redis_url(text: str) -> None:
     try:
         ConnectionPool.from_url(text).make_connection()  # connects to nothing yet
     except (TypeError, ValueError):
-        raise ValidationError("must be a URL that redis-py takes, as redis://:password@host:6379/0") from None
+        raise ValidationError("Must be a URL that redis-py takes, as redis://:password@host:6379/0.") from None
 
 
-def _require_postgres_url(text: str) -> None:
+def _require_known_options(url: str) -> None:
     from psycopg import ProgrammingError  # only where it is used
     from psycopg.conninfo import conninfo_to_dict
 
-    if not text.startswith(("postgres://", "postgresql://")):
-        raise ValidationError("must start with postgres:// or postgresql:// (for a file, set SQLITE_PATH)")
-    if not POSTGRES_URL.fullmatch(text):
-        raise ValidationError(
-            "must have its user and password percent-encoded: %40 for @, %2F for /, %3F for ?, %25 for %"
-        )
     try:
-        port = str(conninfo_to_dict(text).get("port", ""))
+        conninfo_to_dict(url)
     except ProgrammingError:
-        port = "none"
-    if not re.fullmatch("[0-9,]*", port):
         example = "postgresql://user:password@host:5432/name?sslmode=require"
-        raise ValidationError(
-            f"must have a valid host and port, and only options of PostgreSQL's, no pgbouncer: {example}"
-        )
+        raise ValidationError(f"Must have only options that PostgreSQL knows, no pgbouncer: {example}.") from None
 
 
-def _flag(default: bool) -> fields.Boolean:
-    return fields.Boolean(load_default=default, error_messages={"invalid": "must be true or false"})
-
-
-def _number(least: int, most: int, default: int | None = None) -> fields.Integer:
-    message = f"must be a whole number from {least} to {most}"
-    in_range = validate.Range(least, most, error=message)
-    return fields.Integer(load_default=default, error_messages={"invalid": message}, validate=in_range)
-
-
-TOKEN = validate.Regexp(r"[!-~]+\Z", error="must be printable ASCII without spaces, as it is sent in a header")
-HEADER = validate.Regexp(r"[\w!#$%&'*+.^`|~-]+\Z", re.ASCII, error="must be the name of a header")
+POSTGRES_URL = validate.Regexp(
+    r"postgres(ql)?://", error="Must start with postgres:// or postgresql:// (for a file, set SQLITE_PATH)."
+)
+ENCODED_LOGIN = validate.Regexp(  # so the only @ is before the host
+    r"[^:]*://(([^@/?%\s]|%[0-9a-fA-F]{2})*@)?[^@]*\Z",
+    error="Must have its user and password percent-encoded: %40 for @, %2F for /, %3F for ?, %25 for %.",
+)
+TOKEN = validate.Regexp(r"[!-~]+\Z", error="Must be printable ASCII without spaces, as it is sent in a header.")
+HEADER = validate.Regexp(r"[\w!#$%&'*+.^`|~-]+\Z", re.ASCII, error="Must be the name of a header.")
 
 
 class Settings(Schema):
     WEBHOOK_SECRET = fields.Function(deserialize=_secrets, load_default=())
-    ALLOW_UNSIGNED = _flag(False)
-    WEBHOOK_TOLERANCE = _number(0, 86400, 300)
+    ALLOW_UNSIGNED = fields.Boolean(load_default=False)
+    WEBHOOK_TOLERANCE = fields.Integer(load_default=300, validate=validate.Range(0, 86400))
     SQLITE_PATH = fields.String(load_default="instance/calls.db")
-    DATABASE_URL = fields.String(load_default=None, validate=_require_postgres_url)
+    DATABASE_URL = fields.String(load_default=None, validate=[POSTGRES_URL, ENCODED_LOGIN, _require_known_options])
     REDIS_URL = fields.String(load_default=None, validate=_require_redis_url)
-    REDIS_TLS_VERIFY = _flag(True)
+    REDIS_TLS_VERIFY = fields.Boolean(load_default=True)
     CRM_WEBHOOK_URL = fields.String(load_default=None, validate=_require_url)
     CRM_TOKEN = fields.String(load_default=None, validate=TOKEN)
     CRM_TOKEN_HEADER = fields.String(load_default="Authorization", validate=HEADER)
     SLACK_WEBHOOK_URL = fields.String(load_default=None, validate=_require_url)
-    ALERT_INTERVAL = _number(0, 86400, 60)
-    ALERT_SILENCE = _number(1, 8760)
+    ALERT_INTERVAL = fields.Integer(load_default=60, validate=validate.Range(0, 86400))
+    ALERT_SILENCE = fields.Integer(load_default=None, validate=validate.Range(1, 8760))
     PUBLIC_URL = fields.String(load_default=None, validate=_require_url)
     DASHBOARD_PASSWORD = fields.String(load_default=None)
     PROVIDER_API_KEY = fields.String(load_default=None, validate=TOKEN)
     PROVIDER_API_URL = fields.String(load_default="https://api.hmsovereign.com/api/v1", validate=_require_url)
-    RETENTION_DAYS = _number(2, 3650, 30)
+    RETENTION_DAYS = fields.Integer(load_default=30, validate=validate.Range(2, 3650))
 
     @validates_schema(skip_on_field_errors=False)
     def refuse_two_logins(self, settings: dict[str, Any], **_: Any) -> None:
         if settings.get("CRM_TOKEN") and "@" in urlsplit(settings.get("CRM_WEBHOOK_URL") or "").netloc:
-            raise ValidationError("must be unset, or the login in CRM_WEBHOOK_URL taken out", "CRM_TOKEN")
+            raise ValidationError("Must be unset, or the login in CRM_WEBHOOK_URL taken out.", "CRM_TOKEN")
 
 
 SETTINGS: dict[str, Any] = {name: field.load_default for name, field in Settings().fields.items()}  # their defaults
@@ -122,7 +106,7 @@ def load_config(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     try:
         settings = Settings().load(texts)
     except ValidationError as error:
-        raise SystemExit("\n".join(f"{name} {errors[0]}." for name, errors in error.messages_dict.items())) from None
+        raise SystemExit("\n".join(f"{name}: {errors[0]}" for name, errors in error.messages_dict.items())) from None
     settings["PUBLIC_URL"] = settings["PUBLIC_URL"] or platform_url(environ)
     settings["EPHEMERAL_DISK"] = has_ephemeral_disk(environ)
     return {**INTERNALS, **settings, "MAX_CONTENT_LENGTH": MAX_BODY + 1, "CLOCK": None}

@@ -81,7 +81,7 @@ NONSENSE = {
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in NONSENSE.items() for text in texts])
 def test_nonsense_is_refused_in_one_line_that_names_the_setting_and_shows_no_secret(name, text):
-    with pytest.raises(SystemExit, match=rf"^{name} must .*\.\Z") as refusal:
+    with pytest.raises(SystemExit, match=rf"^{name}: .*\.\Z") as refusal:
         load_config({name: text})
     assert "hush" not in str(refusal.value)
 
@@ -92,7 +92,7 @@ def test_all_that_is_wrong_is_told_at_once_a_line_each():
             {"RETENTION_DAYS": "1", "CRM_TOKEN": "hush", "CRM_WEBHOOK_URL": "https://hush@crm", "PUBLIC_URL": "x"}
         )
     lines = str(refusal.value).splitlines()
-    assert [line.split()[0] for line in lines] == ["PUBLIC_URL", "RETENTION_DAYS", "CRM_TOKEN"]
+    assert [line.split()[0] for line in lines] == ["PUBLIC_URL:", "RETENTION_DAYS:", "CRM_TOKEN:"]
     assert "hush" not in str(refusal.value)
 
 
@@ -110,28 +110,26 @@ def test_a_secret_with_a_comma_is_told_to_be_two():
         ("u:1@hush@db/calls", "percent-encoded"),
         ("u:hu%sh@db/calls", "percent-encoded"),
         ("u:hush two@db/calls", "percent-encoded"),
-        ("u:hush@db:port/calls", "host and port"),
-        ("u:hush@a:5432,b:x/calls", "host and port"),
-        ("u:hush@[::1/calls", "host and port"),
+        ("u:hush@[::1/calls", "postgresql://user:password@host:5432/name"),
         ("u:hush@db/calls?sslmode=a=b", "options"),
         ("u:hush@db/calls?ssl=1", "options"),
-        ("u:hush@db/calls?pgbouncer=true", "options of PostgreSQL's, no pgbouncer"),
+        ("u:hush@db/calls?pgbouncer=true", "options that PostgreSQL knows, no pgbouncer"),
     ],
 )
 def test_of_a_database_url_the_part_is_named_that_is_wrong(rest, words):
-    with pytest.raises(SystemExit, match=rf"^DATABASE_URL must have .*{words}.*\Z") as refusal:
+    with pytest.raises(SystemExit, match=rf"^DATABASE_URL: Must have .*{words}.*\Z") as refusal:
         load_config({"DATABASE_URL": f"postgres://{rest}"})
     assert not any(piece in str(refusal.value) for piece in ("hush", "hu%", "hu/"))
 
 
 def test_where_a_file_is_meant_it_names_the_setting_for_files():
-    with pytest.raises(SystemExit, match="DATABASE_URL must start with postgres:.*SQLITE_PATH"):
+    with pytest.raises(SystemExit, match="DATABASE_URL: Must start with postgres:.*SQLITE_PATH"):
         load_config({"DATABASE_URL": "sqlite:///calls.db"})
 
 
 def test_a_token_beside_a_login_in_the_url_is_refused_in_one_line():
     url = "https://user:hush@crm.example.com/hook"
-    with pytest.raises(SystemExit, match=r"^CRM_TOKEN must be unset, or the login in CRM_WEBHOOK_URL.*\Z") as refusal:
+    with pytest.raises(SystemExit, match=r"^CRM_TOKEN: Must be unset, or the login in CRM_WEBHOOK_URL.*\Z") as refusal:
         load_config({"CRM_WEBHOOK_URL": url, "CRM_TOKEN": "hush"})
     assert "hush" not in str(refusal.value)
     assert load_config({"CRM_WEBHOOK_URL": "https://crm/a@b?c=d@e", "CRM_TOKEN": "x"})["CRM_TOKEN"] == "x"

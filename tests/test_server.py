@@ -48,7 +48,7 @@ def ended(*command, **environment):
 def test_a_nonsense_setting_ends_it_in_one_line(command):
     done = ended(*command, PORT="0", RETENTION_DAYS="soon")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("RETENTION_DAYS must be ")
+    assert done.stderr.splitlines()[-1].startswith("RETENTION_DAYS: Not a valid integer.")
     assert "Traceback" not in done.stderr
 
 
