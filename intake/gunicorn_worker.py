@@ -28,11 +28,10 @@ PATIENCE = 10.0  # seconds for all of a request to arrive, for a client to take 
 STOPPING = 2.0  # seconds at a stop for the first and the last of these
 PIECE = 32 * 1024  # bytes that are received at once, and the longest head
 ENOUGH = 2 * MAX_BODY  # bytes of a request that can only be refused
-MOST_HELD = 32 * MAX_BODY  # bytes of all requests that are not answered yet
+MOST_HELD = 32 * MAX_BODY  # bytes of all requests together
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,7})[ \t]*\r\n")
 CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*\r\n")
 LAST_CHUNK = re.compile(rb"\r\n0+[ \t]*(?:;[^\r\n:]*)?\r\n(?:[^\r\n:;]+:[^\r\n]*\r\n)*\r\n")
-TAIL = 1024  # bytes at the end, in which the last chunk is looked for
 EXPECT = re.compile(rb"\r\n(?i:expect:[ \t]*100-continue)[ \t]*(?=\r\n)")
 
 
@@ -60,7 +59,7 @@ def is_whole(data: bytes | bytearray) -> bool:
         size = int(length[1])
         return size > ENOUGH or len(data) >= start + size
     if CHUNKED.search(head):
-        last = LAST_CHUNK.search(data, max(start - 2, len(data) - TAIL))
+        last = LAST_CHUNK.search(data, max(start - 2, len(data) - 1024))  # not in all of it with each piece
         return last is not None or len(data) > ENOUGH
     return True
 
@@ -78,7 +77,7 @@ def receive(sock) -> bytes | None:
 class Worker(ThreadWorker):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.held = 0  # bytes
+        self.held = 0  # bytes of requests that are not answered yet
 
     def enqueue_req(self, conn):
         """A request begins on `conn`: wait for all of it."""
@@ -125,6 +124,7 @@ class Worker(ThreadWorker):
                 client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def handle_request(self, req, conn):
+        """In a thread: answer a request, and wait for no client that does not take the answer."""
         conn.sock.settimeout(PATIENCE)
         return super().handle_request(req, conn)
 

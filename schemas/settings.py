@@ -60,9 +60,7 @@ def _require_known_options(url: str) -> None:
         raise ValidationError(f"Must have only options that PostgreSQL knows, no pgbouncer: {example}.") from None
 
 
-POSTGRES_URL = validate.Regexp(
-    r"postgres(ql)?://", error="Must start with postgres:// or postgresql:// (for a file, set SQLITE_PATH)."
-)
+POSTGRES_URL = validate.Regexp(r"postgres(ql)?://", error="Must start with postgres:// (for a file, set SQLITE_PATH).")
 ENCODED_LOGIN = validate.Regexp(  # so the only @ is before the host
     r"[^:]*://(([^@/?%\s]|%[0-9a-fA-F]{2})*@)?[^@]*\Z",
     error="Must have its user and password percent-encoded: %40 for @, %2F for /, %3F for ?, %25 for %.",
