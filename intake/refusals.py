@@ -41,9 +41,7 @@ def refuse(refusal: Refusal) -> Response:
     if request.user_agent.string != CHECK_AGENT:
         get_refusals().count(refusal.reason)
     wrong = refusal.details.get("wrong")
-    response = jsonify({"error": str(refusal)} | ({"fields": wrong} if wrong else {}))
-    response.status_code = code
-    return response
+    return make_response(jsonify({"error": str(refusal)} | ({"fields": wrong} if wrong else {})), code)
 
 
 def _update() -> Any:
@@ -61,9 +59,7 @@ def _wrong_fields(error: ValidationError) -> Response:
 
 def _not_kept(error: StoreError) -> Response:
     get_refusals().not_kept_at = clock()
-    response = refuse(Refusal(NOT_KEPT, "send it again", error=str(error)))
-    response.headers["Retry-After"] = "30"  # seconds
-    return response
+    return make_response(refuse(Refusal(NOT_KEPT, "send it again", error=str(error))), {"Retry-After": "30"})  # seconds
 
 
 def _http_error(error: HTTPException) -> Response:
