@@ -152,11 +152,3 @@ class Backlog:
     failed_at: float | None = None
     due_at: float | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class RefusalCount:
-    """How many requests were refused for one reason, of a small fixed set, and when the latest was."""
-
-    reason: str
-    times: int
-    latest: float

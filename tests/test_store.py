@@ -10,7 +10,7 @@ import pytest
 from schemas.status_update import dump, load_update
 from schemas.strict_json import parse_json
 from stores import calls, jobs, locks, refusals, retention, updates
-from stores.records import Change, Failure, Job, RefusalCount, Refused, Tally
+from stores.records import Change, Failure, Job, Refused, Tally
 from stores.search import Filters, find
 from tests.conftest import NOW, jobs_of, keep_update, lease_next, message, recent, settle_jobs, update
 from tests.race import PROCESSES, THREADS, racing
@@ -666,18 +666,16 @@ class TestRetention:
 
 
 def test_refusals_are_counted_by_the_hour_and_reason(store):
-    refusals.add(store, [RefusalCount("stale", 2, HOUR + 4), RefusalCount("unsigned", 1, HOUR + 6)])
-    refusals.add(store, [RefusalCount("stale", 3, HOUR + 5), RefusalCount("unsigned", 9, HOUR - 1)])
-    assert refusals.since(store, HOUR + 100) == [
-        RefusalCount("stale", 5, HOUR + 5),
-        RefusalCount("unsigned", 1, HOUR + 6),
-    ]
-    assert refusals.since(store, HOUR - 100) == [
-        RefusalCount("unsigned", 10, HOUR + 6),
-        RefusalCount("stale", 5, HOUR + 5),
-    ]
+    refusals.add(store, "stale", 2, HOUR + 4)
+    refusals.add(store, "unsigned", 1, HOUR + 6)
+    refusals.add(store, "stale", 3, HOUR + 5)
+    refusals.add(store, "unsigned", 9, HOUR - 1)
+    for moment in (HOUR, HOUR + 100):
+        assert refusals.since(store, moment) == [("stale", 5, HOUR + 5), ("unsigned", 1, HOUR + 6)]
+    for moment in (HOUR - 1, HOUR - 100):
+        assert refusals.since(store, moment) == [("unsigned", 10, HOUR + 6), ("stale", 5, HOUR + 5)]
     retention.prune(store, HOUR, 10)
-    assert refusals.since(store, 0) == [RefusalCount("stale", 5, HOUR + 5), RefusalCount("unsigned", 1, HOUR + 6)]
+    assert refusals.since(store, 0) == [("stale", 5, HOUR + 5), ("unsigned", 1, HOUR + 6)]
 
 
 @pytest.mark.parametrize(("reason", "latest"), [(None, NOW), ("a\ud800b", NOW), ("stale", None), ("stale", 2**70)])
