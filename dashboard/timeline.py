@@ -16,13 +16,14 @@ def timeline(db: Database, call_id: str) -> list[dict[str, Any]]:
     later."""
     events, failures = [], jobs.failed_attempts(db, call_id)
     for update in updates.of_call(db, call_id):
-        attempts = failures.get(update.id, [])
-        events.append(_received(update, Counter(handler for handler, *_ in attempts)))
-        for handler, at, seconds, error in attempts:
-            events.append({"at": at, "of": update.status, "handler": handler, "seconds": seconds, "error": error})
+        events.append(
+            _received(update, Counter(handler for status, handler, *_ in failures if status == update.status))
+        )
         for job in update.jobs:
             if job.state == "done" and job.done_at:
                 events.append({"at": job.done_at, "of": update.status, "handler": job.handler})
+    for status, handler, at, seconds, error in failures:
+        events.append({"at": at, "of": status, "handler": handler, "seconds": seconds, "error": error})
     return sorted(events, key=itemgetter("at"))
 
 

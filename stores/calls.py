@@ -1,6 +1,5 @@
 """Calls: what their updates tell of them together."""
 
-from dataclasses import fields
 from math import inf
 from typing import Any
 
@@ -13,10 +12,8 @@ from stores.records import CallRecord, Tally
 
 NO_LIMIT = 2**31 - 1
 
-COLUMNS = ", ".join(field.name for field in fields(CallRecord))
+COLUMNS = ", ".join(CallRecord._fields)
 FAILED_STATUS = f"status IN {ERRORS}"
-_DURATIONS = "count(seconds), coalesce(sum(seconds), 0), coalesce(max(received_at), 0)"
-_RECEIVED = "received_at >= :since AND received_at < :until"
 _ACTIVE = "start_received_at > :after AND start_received_at <= :until AND end_received_at IS NULL"
 
 # Whatever the order of a call's updates, the call is the same. Of those that end it the one with the earliest time
@@ -94,25 +91,15 @@ def count_active(db: Database, after: float = 0, until: float = inf) -> int:
     return int(rows[0][0])
 
 
-def tally(db: Database, since: float, until: float) -> Tally:
-    """The calls that were first heard of from `since` until `until`, counted."""
-    counted = f"count(*), count(CASE WHEN {FAILED_STATUS} THEN 1 END), {_DURATIONS}"
-    sql = f"SELECT {counted} FROM calls WHERE {_RECEIVED}"
-    return Tally(*db.query(sql, {"since": since, "until": until})[0])
-
-
-def tallies(db: Database, since: float, until: float = inf) -> list[tuple[str | None, str | None, str | None, Tally]]:
-    """The same counted by line and error: the line, a name of it, the message of those that ended with an error (''
-    where it had none), and how many they are."""
+def tallies(db: Database, since: float, until: float = inf) -> list[Tally]:
+    """The calls that were first heard of from `since` until `until`, counted by line and error."""
     rows = db.query(
-        f"SELECT line, max(line_name), CASE WHEN {FAILED_STATUS} THEN coalesce(error, '') END, count(*), {_DURATIONS}"
-        f" FROM calls WHERE {_RECEIVED} GROUP BY 1, 3",
+        f"SELECT line, max(line_name), CASE WHEN {FAILED_STATUS} THEN coalesce(error, '') END, count(*),"
+        " count(seconds), coalesce(sum(seconds), 0), max(received_at) FROM calls"
+        " WHERE received_at >= :since AND received_at < :until GROUP BY 1, 3",
         {"since": since, "until": until},
     )
-    return [
-        (line, name, error, Tally(calls, calls if error is not None else 0, *times))
-        for line, name, error, calls, *times in rows
-    ]
+    return [Tally(*row) for row in rows]
 
 
 def count(db: Database) -> int:
