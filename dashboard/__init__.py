@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 from flask import Blueprint, Flask, Response, jsonify, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
@@ -17,7 +16,7 @@ from dashboard.timeline import timeline
 from schemas.statuses import ERRORS
 from schemas.times import iso
 from stores import StoreError, calls, get_store, jobs, search
-from stores.export import every_update, exported
+from stores.export import exported_lines
 from work.lanes import get_lane
 
 blueprint = Blueprint("dashboard", __name__, template_folder="templates", static_folder="static")
@@ -96,17 +95,14 @@ def download(kind: str) -> Response:
     calls = listing.every_call(get_store(), filters)
     if kind == "csv":
         return _attachment("calls.csv", "text/csv", listing.csv_lines(calls))
-    return _json_lines("calls.jsonl", map(listing.call_state, calls))
+    lines = (json.dumps(listing.call_state(call)) + "\n" for call in calls)
+    return _attachment("calls.jsonl", "application/jsonl", lines)
 
 
 @blueprint.get("/export")
 def export() -> Response:
     """What `flask export` prints, read from the store while it is sent."""
-    return _json_lines("updates.jsonl", map(exported, every_update(get_store())))
-
-
-def _json_lines(name: str, documents: Iterator[dict[str, Any]]) -> Response:
-    return _attachment(name, "application/jsonl", (json.dumps(document) + "\n" for document in documents))
+    return _attachment("updates.jsonl", "application/jsonl", exported_lines(get_store()))
 
 
 def _attachment(name: str, mimetype: str, lines: Iterator[str]) -> Response:

@@ -3,7 +3,6 @@
 import csv
 import re
 from collections.abc import Iterator
-from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +19,6 @@ SHOWN = (
     *("id", "status", "type", "line", "line_name", "customer", "received_at", "started_at", "ended_at", "seconds"),
     *("error", "end_reason"),
 )
-NAMES = [field.name for field in fields(Filters)]
 TIMES = [name for name in SHOWN if name.endswith("_at")]
 # What a spreadsheet takes for the beginning of a cell, and of a formula in it, also where `;` separates its cells; and
 # what it takes for a number that it writes in its own way.
@@ -31,7 +29,7 @@ _NUMBER = re.compile(r"[0-9.,]+(?:[eE][0-9]+)?")
 def read_url() -> tuple[dict[str, Any], Filters, tuple[float, str] | None]:
     """What the URL asks for: the filters that say something, as they stand there and as they are meant, and where the
     page of the list begins. Ends the request with 400 where one of them makes no sense."""
-    query: dict[str, Any] = {name: text for name in NAMES if (text := request.args.get(name, "").strip())}
+    query: dict[str, Any] = {name: text for name in Filters._fields if (text := request.args.get(name, "").strip())}
     values, (at, _, id) = dict(query), request.args.get("before", "").partition("~")
     try:
         for name in query.keys() & {"since", "until"}:

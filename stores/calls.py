@@ -87,8 +87,7 @@ def active(db: Database, after: float = 0, until: float = inf, limit: int = NO_L
 
 def count_active(db: Database, after: float = 0, until: float = inf) -> int:
     """How many `active` finds without a limit."""
-    rows = db.query(f"SELECT count(*) FROM calls WHERE {_ACTIVE}", {"after": after, "until": until})
-    return int(rows[0][0])
+    return int(db.query(f"SELECT count(*) FROM calls WHERE {_ACTIVE}", {"after": after, "until": until})[0][0])
 
 
 def tallies(db: Database, since: float, until: float = inf) -> list[Tally]:
