@@ -131,6 +131,6 @@ def run_again() -> ResponseReturnValue:
     call_id, lane = request.form.get("call_id"), get_lane(request.form.get("handler", ""))
     if lane is None:
         return error_response(404, "no handler that is on has this name")
-    jobs.retry_now(get_store(), [lane.name], failed=True, call_id=call_id)
+    jobs.retry_now(get_store(), lane.name, failed=True, call_id=call_id)
     lane.ask_now()
     return redirect(url_for(".call", id=call_id) if call_id else url_for(".index"), 303)

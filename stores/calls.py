@@ -12,7 +12,6 @@ from stores.records import CallRecord, Tally
 
 NO_LIMIT = 2**31 - 1
 
-COLUMNS = ", ".join(CallRecord._fields)
 FAILED_STATUS = f"status IN {ERRORS}"
 _ACTIVE = "start_received_at > :after AND start_received_at <= :until AND end_received_at IS NULL"
 
@@ -22,14 +21,13 @@ _ACTIVE = "start_received_at > :after AND start_received_at <= :until AND end_re
 _ENDS = """(excluded.ended_at IS NOT NULL AND (c.ended_at IS NULL
   OR (excluded.ended_at_guessed, excluded.ended_at, -excluded.ended_with_error, excluded.status)
     < (c.ended_at_guessed, c.ended_at, -c.ended_with_error, c.status)))"""
-_NEWER = "(excluded.updated_at, excluded.status) > (c.updated_at, c.status)"
 _OF_THE_END = ("ended_at", "ended_at_guessed", "ended_with_error")
 _TIMES = ("received_at", "started_at", "start_received_at", "end_received_at")
 _DETAILS = (*_TIMES, "type", "line", "line_name", "customer", "error_text", "error_reason", "normal_reason")
 _SET = [
     f"""status = CASE WHEN {_ENDS} THEN excluded.status WHEN c.ended_at IS NOT NULL THEN c.status
     WHEN excluded.started_at IS NOT NULL THEN excluded.status WHEN c.started_at IS NOT NULL THEN c.status
-    WHEN {_NEWER} THEN excluded.status ELSE c.status END""",
+    WHEN (excluded.updated_at, excluded.status) > (c.updated_at, c.status) THEN excluded.status ELSE c.status END""",
     *(f"{name} = CASE WHEN {_ENDS} THEN excluded.{name} ELSE c.{name} END" for name in _OF_THE_END),
     *(f"{name} = CASE WHEN c.{name} IS NULL OR excluded.{name} < c.{name} THEN excluded.{name} ELSE c.{name} END"
       for name in _DETAILS),
@@ -113,5 +111,5 @@ def note_checked(db: Database, call_id: str, *, unknown: bool) -> None:
 
 def read(db: Database, where: str, **values: Any) -> list[CallRecord]:
     """The calls that `where` finds."""
-    rows = db.query(f"SELECT {COLUMNS} FROM calls WHERE {where}", values)
+    rows = db.query(f"SELECT {', '.join(CallRecord._fields)} FROM calls WHERE {where}", values)
     return [CallRecord(*row) for row in rows]

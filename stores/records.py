@@ -75,8 +75,7 @@ class StoredUpdate(NamedTuple):
         return load_update(json.loads(self.message), datetime.fromtimestamp(self.received_at, UTC))
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """What came of keeping an update. A new one has an id, and its jobs are leased until `lease`."""
 
     outcome: Literal["new", "repeat", "spooled"]

@@ -85,8 +85,9 @@ def lease(draw):
 
 @st.composite
 def retry_now(draw):
-    options, names = {"failed": draw(st.booleans()), "call_id": draw(st.none() | ids)}, draw(handlers)
-    return lambda db, step: jobs.retry_now(db, names, **options)
+    options = {"failed": draw(st.booleans()), "call_id": draw(st.none() | ids)}
+    handler = draw(st.sampled_from(HANDLERS))
+    return lambda db, step: jobs.retry_now(db, handler, **options)
 
 
 @st.composite

@@ -66,6 +66,7 @@ def many(store):
         ({"end_reason": "user"}, ""),
         ({"line": "+3110"}, "015"),
         ({"line": "none"}, "3"),
+        ({"end_reason": "none"}, "0345678"),
         ({"type": "web_call"}, "4"),
         ({"since": NOW - 2}, "012"),
         ({"until": NOW - 2}, "345678"),
