@@ -59,7 +59,8 @@ def _require_postgres_url(text: str) -> None:
     if not text.startswith(("postgres://", "postgresql://")):
         raise ValidationError("must start with postgres:// or postgresql:// (for a file, set SQLITE_PATH)")
     if not POSTGRES_URL.fullmatch(text):
-        raise ValidationError("must have its user and password percent-encoded: %40 for @, %2F for /, %3F for ?, %25 for %")
+        codes = "%40 for @, %2F for /, %3F for ?, %25 for %"
+        raise ValidationError(f"must have its user and password percent-encoded: {codes}")
     try:
         port = str(conninfo_to_dict(known_options(text)[0]).get("port", ""))
     except ProgrammingError:
