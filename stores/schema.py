@@ -27,43 +27,35 @@ def create_sqlite(db: sqlite3.Connection) -> None:
     with db:
         db.execute("BEGIN IMMEDIATE")
         [version] = db.execute("PRAGMA user_version").fetchone()
-        if not _has_tables(version):
+        if version:
+            _check_version(version)
+        else:
             _create(db.execute, SQLITE_ID)
         db.execute(f"PRAGMA user_version = {VERSION}")
 
 
-def _has_tables(version: int) -> bool:
-    """Whether a database of this version has the tables; with 0 it has none. Raises UnusableDatabase."""
-    if version not in (0, VERSION):
-        raise UnusableDatabase(
-            f"made by another release (its version is {version}, this release's is {VERSION}): run `flask export` with"
-            " that release, then `flask import` into a new database with this one"
-        )
-    return version == VERSION
-
-
-def _has_postgres_tables(connection: "psycopg.Connection[Any]") -> bool:
+def create_postgres(connection: "psycopg.Connection[Any]") -> None:
+    """Create the tables where there are none: one process does, others wait. Raises UnusableDatabase."""
     if connection.info.server_version < OLDEST_POSTGRES:
         raise UnusableDatabase("PostgreSQL 14 or newer is needed")
     if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
         raise UnusableDatabase(f"the database's encoding is {encoding}: create one with UTF8")
-    if connection.execute("SELECT to_regclass('receiver')").fetchall() == [(None,)]:
-        return False
-    [[version]] = connection.execute("SELECT coalesce(max(version), 0) FROM receiver").fetchall()
-    return _has_tables(version)
-
-
-def create_postgres(connection: "psycopg.Connection[Any]") -> None:
-    """Create the tables where there are none: one process does, others wait. Raises UnusableDatabase."""
-    if _has_postgres_tables(connection):
-        return
     with connection.transaction():
         connection.execute(f"SELECT pg_advisory_xact_lock({POSTGRES_LOCK})")
-        # This also makes the server forget that it found no such table before it had the lock.
-        connection.execute("CREATE TABLE IF NOT EXISTS receiver (version INTEGER NOT NULL)")
-        if not _has_postgres_tables(connection):
+        if connection.execute("SELECT to_regclass('receiver')").fetchall() != [(None,)]:
+            [[version]] = connection.execute("SELECT max(version) FROM receiver").fetchall()
+            _check_version(version)
+        else:
             _create(connection.execute, POSTGRES_ID, 'COLLATE "C"')
-            connection.execute(f"INSERT INTO receiver VALUES ({VERSION})")
+            connection.execute(f"CREATE TABLE receiver AS SELECT {VERSION} AS version")
+
+
+def _check_version(version: int) -> None:
+    if version != VERSION:
+        raise UnusableDatabase(
+            f"made by another release (its version is {version}, this release's is {VERSION}): run `flask export` with"
+            " that release, then `flask import` into a new database with this one"
+        )
 
 
 def _create(execute: Callable[[str], Any], id: str, bytewise: str = "") -> None:
