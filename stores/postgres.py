@@ -16,12 +16,12 @@ from psycopg.conninfo import conninfo_to_dict
 
 from stores import postgres_connections as connections
 from stores.database import Database, Execute, Rows
-from stores.postgres_connections import ANSWER, BAD_VALUES, CONNECTIONS, Connection, Pool, explain, steady
+from stores.postgres_connections import ANSWER, Connection, Pool, explain, steady
 from stores.records import Refused, StoreError
 from stores.schema import create_postgres
 from stores.sqlite import SQLite
 
-READING = CONNECTIONS // 2  # of the connections at most, so that slow pages leave the rest to updates
+READING = connections.CONNECTIONS // 2  # of the connections at most, so that slow pages leave the rest to updates
 
 
 class Postgres(Database):
@@ -36,7 +36,7 @@ class Postgres(Database):
         self._url, self._user, self._clock = url, str(options.get("user", "")), clock
         self._ahead = time.time() - steady()  # how far the server's clock is ahead of `steady`, once it is known
         self._lock, self._reading = threading.Lock(), threading.BoundedSemaphore(READING)
-        self._attempt: threading.Thread | None = None
+        self._attempt = threading.Thread()  # to reach the server
         self._pool: Pool | None = None
         atexit.register(self.close)  # a pool that is open at the end holds Python 3.13 up for 20 s
 
@@ -73,36 +73,41 @@ class Postgres(Database):
 
     def probe(self) -> None:
         with self._lock:
-            if not (self._attempt and self._attempt.is_alive()):
+            if not self._attempt.is_alive():
                 self._attempt = threading.Thread(target=self._connect, name="connect", daemon=True)
                 self._attempt.start()
             attempt = self._attempt
         attempt.join(ANSWER)  # neither a request nor a stop waits longer
         if attempt.is_alive():
-            self._stop_using(self._pool, f"no answer within {ANSWER:.0f} s")
+            self.failure = f"{self.server}: no answer within {ANSWER:.0f} s"
         if self.failure:
             raise StoreError(self.failure)
 
     def close(self) -> None:
         if self.spool:
             self.spool.close()
-        self._replace_pool(None)
+        pool, self._pool = self._pool, None
+        if pool:
+            pool.close(timeout=0)
 
     def _connect(self) -> None:
-        """Reach the server, make the tables where there are none, and a new pool, which follows an address that leads
-        to another server by now."""
+        """Reach the server, make the tables where there are none, and have connections made anew, as the address may
+        lead to another server by now."""
         try:
             with Connection.connect(self._url, **connections.OPTIONS) as connection:
                 self._set_up(connection)
                 create_postgres(connection)
         except Exception as error:
-            self._stop_using(self._pool, explain(error, self._user))
+            self.failure = f"{self.server}: {explain(error, self._user)}"
         else:
-            self._replace_pool(connections.new_pool(self._url, self._set_up))
+            self._pool = self._pool or connections.new_pool(self._url, self._set_up)
+            self._pool.drain()
             self.failure = ""
 
     def _set_up(self, connection: Connection) -> None:
-        self._ahead = connection.set_up()
+        """Set what neither the role nor the server may, and learn how far the server's clock is ahead of `steady`."""
+        ((*_, now),) = connection.execute(connections.SET_UP).fetchall()
+        self._ahead = float(now - steady())
 
     @contextmanager
     def _connection(self, *, may_be_slow: bool = False) -> Iterator[Connection]:
@@ -110,41 +115,26 @@ class Postgres(Database):
 
         Unless an error is about one statement only, nobody but `probe` asks the server after it. No answer in time is
         about one statement where that `may_be_slow`."""
-        pool = self._usable_pool()
-        try:
-            connection = connections.take(pool)
-        except psycopg.Error:
-            if not pool.get_stats()["pool_size"]:
-                self._stop_using(pool, "every connection was lost")
-            raise StoreError(self.failure or f"{self.server}: busy: no connection within {ANSWER:.0f} s") from None
-        try:
-            yield connection
-        except BAD_VALUES as error:
-            raise Refused(f"{self.server}: {explain(error, self._user)}") from error
-        except psycopg.Error as error:
-            reason = explain(error, self._user)
-            slow = may_be_slow and connections.is_slow(error)
-            if not (slow or isinstance(error, psycopg.errors.TransactionRollback)):
-                self._stop_using(pool, reason)
-            raise StoreError(f"{self.server}: {reason}") from error
-        finally:
-            pool.putconn(connection)
-
-    def _usable_pool(self) -> Pool:
         if not (self._pool or self.failure):
             self.probe()
         pool = self._pool
         if self.failure or not pool:
             raise StoreError(self.failure or f"{self.server}: closed meanwhile")
-        return pool
-
-    def _stop_using(self, pool: Pool | None, reason: str) -> None:
-        """Let nobody but `probe` ask the server, unless there is another pool by now."""
-        if pool is self._pool:
-            self.failure = f"{self.server}: {reason}"
-            self._replace_pool(None)
-
-    def _replace_pool(self, pool: Pool | None) -> None:
-        old, self._pool = self._pool, pool
-        if old:
-            old.close(timeout=0)
+        try:
+            connection = pool.getconn()
+        except psycopg.Error:
+            if not pool.get_stats()["pool_size"]:
+                self.failure = f"{self.server}: every connection was lost"
+            raise StoreError(self.failure or f"{self.server}: busy: no connection within {ANSWER:.0f} s") from None
+        try:
+            yield connection
+        except connections.BAD_VALUES as error:
+            raise Refused(f"{self.server}: {explain(error, self._user)}") from error
+        except psycopg.Error as error:
+            reason = f"{self.server}: {explain(error, self._user)}"
+            is_slow = may_be_slow and connections.is_slow(error)
+            if not (is_slow or isinstance(error, psycopg.errors.TransactionRollback)):
+                self.failure = reason
+            raise StoreError(reason) from error
+        finally:
+            pool.putconn(connection)

@@ -24,6 +24,7 @@ OPTIONS: dict[str, Any] = {
     "cursor_factory": psycopg.RawCursor,  # else statements of over 4 kB are read anew each time: 12 % of the CPU
     "target_session_attrs": "read-write",  # what was a primary may be none after a failover
 }
+POOL: dict[str, Any] = {"min_size": 0, "max_size": CONNECTIONS, "timeout": ANSWER, "reconnect_timeout": 0, "open": True}
 # By a statement, as poolers refuse such options at a connection's start. The server ends a statement that takes too
 # long a little before it is given up here.
 SET_UP = f"""SELECT set_config('default_transaction_isolation', 'read committed', false),
@@ -46,17 +47,6 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         return super().wait(gen, interval, timeout or ANSWER)
 
-    def set_up(self) -> float:
-        """Set what neither the role nor the server may. Returns how far the server's clock is ahead of `steady`."""
-        ((*_, now),) = self.execute(SET_UP).fetchall()
-        return float(now - steady())
-
-    def is_dead(self) -> bool:
-        """Whether the server has closed it: then there is something to read before anything was asked."""
-        poll = select.poll()
-        poll.register(self, select.POLLIN)
-        return bool(poll.poll(0))
-
     def run(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
         statement, names = _native(sql)
         cursor = self.execute(statement, [values[name] for name in names])
@@ -69,28 +59,18 @@ logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # each failure is 
 
 def new_pool(url: str, set_up: Callable[[Connection], None]) -> Pool:
     """A pool that is empty at first. It calls `set_up` with each new connection."""
-    return ConnectionPool(
-        url,
-        connection_class=Connection,
-        kwargs=OPTIONS,
-        configure=set_up,
-        min_size=0,
-        max_size=CONNECTIONS,
-        reconnect_timeout=0,
-        open=True,
-    )
 
+    def check(connection: Connection) -> None:
+        """Replace all connections where the server has closed this one, as the pool takes a second for each but the
+        first. A connection is closed where there is something to read before anything was asked."""
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        if poll.poll(0):
+            pool.drain()
+            raise psycopg.OperationalError("closed by the server")
 
-def take(pool: Pool) -> Connection:
-    """A connection that the server has not closed. Those that it has closed are replaced at once.
-
-    The pool's own check asks the server each time, and waits longer for each connection that is dead. Raises
-    psycopg.Error."""
-    end = time.monotonic() + ANSWER
-    while (connection := pool.getconn(end - time.monotonic())).is_dead():
-        connection.close()
-        pool.putconn(connection)
-    return connection
+    pool = ConnectionPool(url, connection_class=Connection, kwargs=OPTIONS, configure=set_up, check=check, **POOL)
+    return pool
 
 
 @functools.lru_cache(256)
@@ -102,7 +82,7 @@ def _native(sql: str) -> tuple[str, list[str]]:
 
 def steady() -> float:
     """Seconds that go on while the machine sleeps, where it has such a clock."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def is_slow(error: Exception) -> bool:
