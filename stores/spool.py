@@ -15,8 +15,6 @@ from stores.records import Refused, StoredUpdate, StoreError
 from stores.sqlite import SQLite
 
 RESERVE = 64_000_000  # bytes of its disk that are left free: what is removed is written first, too
-PAUSE = 0.5  # seconds between two drains at a stop
-TOLD_AGAIN = 3600.0  # seconds between two log lines about an update that the database refuses
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +39,7 @@ def drain_at_stop(db: Database, until: float) -> None:
     while waiting(db) and time.monotonic() < until:
         with suppress(StoreError):  # the log says below what stays
             drain(db, lambda: time.monotonic() >= until)
-        time.sleep(PAUSE)
+        time.sleep(0.5)
     if number := waiting(db):
         logger.error("stopped with updates in the spool", extra={"fields": {"spooled": number}})
 
@@ -65,7 +63,7 @@ def _move(db: Database, spool: SQLite, stored: StoredUpdate) -> None:
     try:
         updates.keep(db, stored.load(), stored.jobs, stored.handlers, times=times, last_received_at=last)
     except (Refused, ValidationError, ValueError) as error:
-        if locks.acquire(spool, f"told of {stored.id}", TOLD_AGAIN):
+        if locks.acquire(spool, f"told of {stored.id}", 3600.0):
             logger.error("stays spooled", extra={"call_id": stored.call_id, "error": str(error)})
         return
     ids = {"id": stored.id, "call_id": stored.call_id}
@@ -80,15 +78,15 @@ def waiting(db: Database) -> int:
     """How many updates wait in the spool. Makes no file where there is none.
 
     A spool that cannot be read has none; `db.spool.failure` then says why, and the log does once."""
-    if not db.spool:
+    if not (spool := db.spool):
         return 0
     number, failure = 0, ""
     try:
-        if os.path.exists(db.spool.path):
-            number = updates.count(db.spool)
+        if os.path.exists(spool.path):
+            number = updates.count(spool)
     except StoreError as error:
         failure = str(error)
-    if failure and failure != db.spool.failure:
-        logger.error("the spool cannot be used", extra={"error": failure})
-    db.spool.failure = failure
+        if failure != spool.failure:
+            logger.error("the spool cannot be used", extra={"error": failure})
+    spool.failure = failure
     return number

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from stores.database import Database, Execute, Rows
 from stores.records import Refused, StoreError
-from stores.schema import UnusableDatabase, create_sqlite
+from stores.schema import SQLITE_TABLES, VERSION, UnusableDatabase, check_version
 
 LOCK_TIMEOUT = 2.0  # seconds to wait for other threads, processes and programs
 BAD_VALUES = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError)
@@ -36,14 +36,11 @@ class SQLite(Database):
     def __init__(self, path: str | Path, clock: Callable[[], float] | None = None, reserve: int = 0):
         self.path = Path(path)
         self.durability = f"{path}: what is acknowledged survives a loss of power, as long as the disk is kept"
-        self._clock, self._reserve = clock or time.time, reserve
+        self.now, self._reserve = clock or time.time, reserve
         self._lock, self._queue = threading.Lock(), deque[Write]()
         self._writer: sqlite3.Connection | None = None
         self._inode = 0  # of the file, once that has its tables
         atexit.register(self.close)
-
-    def now(self) -> float:
-        return self._clock()
 
     def query(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
         if not self._inode:
@@ -74,11 +71,10 @@ class SQLite(Database):
 
     def close(self) -> None:
         """Move all that is kept into the file itself, and close it."""
-        with self._lock:
+        with suppress(sqlite3.Error), self._lock:
             if self._writer:
-                with suppress(sqlite3.Error):
-                    self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                self._drop()
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._drop()
             self._inode = 0
 
     def _write(self, run: Callable[[sqlite3.Connection], Result]) -> Result:
@@ -131,7 +127,9 @@ class SQLite(Database):
         db.execute("PRAGMA synchronous = FULL")  # each commit is on the disk before it returns
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA secure_delete = ON")  # who is forgotten is in no file
-        create_sqlite(db)
+        check_version(db.execute("PRAGMA user_version").fetchone()[0])
+        # This writes in any case, so that whatever hinders writing is found out.
+        db.executescript(f"BEGIN IMMEDIATE; {SQLITE_TABLES} PRAGMA user_version = {VERSION}; COMMIT")
         self._inode = self.path.stat().st_ino
         return db
 

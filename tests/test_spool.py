@@ -201,8 +201,7 @@ class TestDrain:
             forget = pool.submit(runner.invoke, args=["forget", "--yes", "+31612345678"])
             wait_until(lambda: re.search(rf"-> FLOCK .* {os.getpid()} ", Path("/proc/locks").read_text()))
             goes_on.set()
-        assert forget.result().output == "Removed: 1 calls, 1 updates
-"
+        assert forget.result().output == "Removed: 1 calls, 1 updates\n"
         assert (updates.count(store), spool.waiting(store)) == (0, 0)
 
     def test_nothing_moves_while_somebody_is_forgotten(self, store):
