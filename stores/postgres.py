@@ -123,8 +123,7 @@ class Postgres(Database):
             raise Refused(f"{self.server}: {explain(error, self._user)}") from error
         except psycopg.Error as error:
             reason = explain(error, self._user)
-            is_slow = may_be_slow and reason == NO_ANSWER
-            if not (is_slow or isinstance(error, psycopg.errors.TransactionRollback)):
+            if not (isinstance(error, psycopg.errors.TransactionRollback) or (may_be_slow and reason == NO_ANSWER)):
                 self.failure = f"{self.server}: {reason}"
             raise StoreError(f"{self.server}: {reason}") from error
         finally:

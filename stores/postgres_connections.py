@@ -58,8 +58,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             raise UnusableDatabase(f"the database's encoding is {encoding}: create one with UTF8")
         if self.run("SELECT to_regclass('receiver')") == [(None,)]:
             self.execute(CREATE)
-        [[version]] = self.run("SELECT max(version) FROM receiver")
-        check_version(version)
+        check_version(self.run("SELECT max(version) FROM receiver")[0][0])
 
     def run(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
         statement, names = _native(sql)

@@ -66,12 +66,10 @@ def _move(db: Database, spool: SQLite, stored: StoredUpdate) -> None:
         if locks.acquire(spool, f"told of {stored.id}", 3600.0):
             logger.error("stays spooled", extra={"call_id": stored.call_id, "error": str(error)})
         return
-    ids = {"id": stored.id, "call_id": stored.call_id}
+    ids = {"update": stored.id, "call": stored.call_id}
     with spool.transaction() as execute:
-        execute("DELETE FROM updates WHERE id = :id", ids)
-        execute(
-            "DELETE FROM calls WHERE id = :call_id AND NOT EXISTS (SELECT 1 FROM updates WHERE call_id = :call_id)", ids
-        )
+        execute("DELETE FROM updates WHERE id = :update", ids)
+        execute("DELETE FROM calls WHERE id = :call AND NOT EXISTS (SELECT 1 FROM updates WHERE call_id = :call)", ids)
 
 
 def waiting(db: Database) -> int:

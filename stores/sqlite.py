@@ -20,7 +20,7 @@ from stores.database import Database, Execute, Rows
 from stores.records import Refused, StoreError
 from stores.schema import SQLITE_TABLES, VERSION, UnusableDatabase, check_version
 
-LOCK_TIMEOUT = 2.0  # seconds to wait for other threads, processes and programs
+LOCK_TIMEOUT = 2.0  # seconds to wait for other processes and programs
 BAD_VALUES = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError)
 
 Result = TypeVar("Result")
