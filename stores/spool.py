@@ -78,12 +78,10 @@ def waiting(db: Database) -> int:
     A spool that cannot be read has none; `db.spool.failure` then says why, and the log does once."""
     if not (spool := db.spool):
         return 0
-    number, failure = 0, ""
     try:
-        if os.path.exists(spool.path):
-            number = updates.count(spool)
+        number, failure = (updates.count(spool) if os.path.exists(spool.path) else 0), ""
     except StoreError as error:
-        failure = str(error)
+        number, failure = 0, str(error)
         if failure != spool.failure:
             logger.error("the spool cannot be used", extra={"error": failure})
     spool.failure = failure

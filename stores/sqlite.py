@@ -5,6 +5,7 @@ sync to the disk: the more threads wait, the less each write costs. What is ackn
 """
 
 import atexit
+import os
 import shutil
 import sqlite3
 import threading
@@ -20,7 +21,7 @@ from stores.database import Database, Execute, Rows
 from stores.records import Refused, StoreError
 from stores.schema import SQLITE_TABLES, VERSION, UnusableDatabase, check_version
 
-LOCK_TIMEOUT = 2.0  # seconds to wait for other processes and programs
+PATIENCE = 2.0  # seconds to wait for other processes and programs
 BAD_VALUES = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError)
 
 Result = TypeVar("Result")
@@ -43,10 +44,10 @@ class SQLite(Database):
         atexit.register(self.close)
 
     def query(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
-        if not self._inode:
-            self.execute("SELECT 1")
+        if not self._is_there():
+            self._write(lambda db: None)  # which opens it
         uri = f"{self.path.absolute().as_uri()}?mode=ro"
-        with self._errors(), closing(sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT)) as db:
+        with self._errors(), closing(sqlite3.connect(uri, uri=True, timeout=PATIENCE)) as db:
             return db.execute(sql, values).fetchall()
 
     def execute(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
@@ -111,7 +112,7 @@ class SQLite(Database):
                 db.execute("BEGIN IMMEDIATE")
             with db:
                 yield db
-            if not self.path.exists() or self.path.stat().st_ino != self._inode:
+            if not self._is_there():
                 raise StoreError(f"{self.path}: replaced while in use")
         except BaseException:
             self._drop()
@@ -120,8 +121,7 @@ class SQLite(Database):
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.touch(0o600)  # SQLite's other files get the same mode
-        db = sqlite3.connect(self.path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False)
-        self._writer = db
+        db = self._writer = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
         if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise OSError("write-ahead logging is refused: keep the file on a local disk")
         db.execute("PRAGMA synchronous = FULL")  # each commit is on the disk before it returns
@@ -132,6 +132,10 @@ class SQLite(Database):
         db.executescript(f"BEGIN IMMEDIATE; {SQLITE_TABLES} PRAGMA user_version = {VERSION}; COMMIT")
         self._inode = self.path.stat().st_ino
         return db
+
+    def _is_there(self) -> bool:
+        """Whether the file that was opened is still the one at the path."""
+        return os.path.exists(self.path) and self.path.stat().st_ino == self._inode
 
     def _drop(self) -> None:
         if self._writer:

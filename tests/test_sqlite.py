@@ -78,7 +78,7 @@ def test_what_fails_alone_too_is_not_acknowledged_nothing_of_it_is_kept_and_the_
 
 
 def test_a_locked_file_is_waited_for_once_by_all_in_line(store, monkeypatch):
-    monkeypatch.setattr(sqlite, "LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr(sqlite, "PATIENCE", 0.1)
     keep(store, "before")
     begin = Mock(side_effect=store._begun)
     monkeypatch.setattr(store, "_begun", begin)
@@ -109,7 +109,7 @@ def test_a_file_that_is_deleted_or_replaced_is_told_once_and_opened_afresh(store
     store.path.unlink()
     put(store.path)
     with pytest.raises(StoreError, match="calls.db: replaced while in use"):
-        keep(store, "lost")
+        updates.count(store)
     assert keep(store, "after")
     with pytest.raises(StoreError, match="calls.db: replaced while in use"), store.transaction() as execute:
         execute("UPDATE calls SET type = 'late'")
