@@ -7,7 +7,7 @@ from flask.cli import with_appcontext
 from commands.client import Command
 from stores import get_store, jobs
 from work.lanes import get_lanes
-from work.worker import Worker
+from work.worker import catch_up
 
 
 @click.command(cls=Command)
@@ -19,9 +19,7 @@ def retry(failed: bool) -> None:
     due = sum(jobs.retry_now(store, lane.name, failed=failed) for lane in get_lanes())
     due_by = store.now()
     for lane in get_lanes():
-        worker = Worker(app, lane)
-        while worker.catch_up(due_by):
-            worker.wait()
+        catch_up(app, lane, due_by)
     backlogs = jobs.backlog(store)
     click.echo(f"{due} made due, {sum(backlog.pending for backlog in backlogs)} still pending")
     reasons = {lane.name: lane.reason or "its service answers" for lane in get_lanes()}
