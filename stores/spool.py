@@ -3,9 +3,8 @@
 import fcntl
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from marshmallow import ValidationError
 
@@ -31,17 +30,6 @@ def drain(db: Database, is_over: Callable[[], bool] = lambda: False) -> None:
             if is_over():
                 return
             _move(db, spool, stored)
-
-
-def drain_at_stop(db: Database, until: float) -> None:
-    """Drain until nothing waits or `until` (of time.monotonic), whatever fails meanwhile: for a process whose disk is
-    thrown away with it."""
-    while waiting(db) and time.monotonic() < until:
-        with suppress(StoreError):  # the log says below what stays
-            drain(db, lambda: time.monotonic() >= until)
-        time.sleep(0.5)
-    if number := waiting(db):
-        logger.error("stopped with updates in the spool", extra={"fields": {"spooled": number}})
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from tests.conftest import PASSWORD, SECRET, URL, keep_or_spool, keep_update, me
 from tests.postgres import END_CONNECTIONS
 from tests.test_failures import QUICK, kill, posted, settled
 from tests.test_outages import is_done
+from work.threads import start_retrying
 
 
 def call_ids(receiver):
@@ -221,16 +222,25 @@ class TestDrain:
         spool.drain(store)
         assert (updates.count(store), spool.waiting(store)) == (1, 0)
 
-    def test_at_a_stop_it_goes_on_until_the_server_is_back_or_the_time_is_over(self, store, postgres, caplog):
+    @pytest.mark.parametrize(("seconds", "is_back"), [(0, False), (20, True)])
+    def test_at_a_stop_it_goes_on_until_the_server_is_back_or_the_time_is_over(
+        self, store, store_settings, postgres, caplog, seconds, is_back
+    ):
+        app = create_app(store_settings | {"EPHEMERAL_DISK": True, "STOP": seconds, "RETRY_EVERY": 60})
+        app.extensions["store"] = store
         store.check()
         postgres.execute("ALTER TABLE updates RENAME TO away")
         assert keep_or_spool(store, update(), []).outcome == "spooled"
-        spool.drain_at_stop(store, time.monotonic())
-        assert [record.fields for record in caplog.records if "stopped" in record.message] == [{"spooled": 1}]
+        stop = start_retrying(app)
         with ThreadPoolExecutor() as pool:
-            pool.submit(spool.drain_at_stop, store, time.monotonic() + 60)
+            stopped = pool.submit(stop)
+            if not is_back:
+                stopped.result()
             postgres.execute("ALTER TABLE away RENAME TO updates")
-        assert (updates.count(store), spool.waiting(store)) == (1, 0)
+        store.probe()
+        left = [record.fields for record in caplog.records if "stopped with updates" in record.message]
+        assert left == ([] if is_back else [{"spooled": 1}])
+        assert (updates.count(store), spool.waiting(store)) == ((1, 0) if is_back else (0, 1))
 
     def test_an_update_that_cannot_be_read_stays_and_holds_up_no_other(self, store):
         for call_id in ("unreadable", "taken"):

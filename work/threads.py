@@ -65,10 +65,10 @@ class Threads:
             lane.work.set()
         end, is_thrown_away = time.monotonic() + self._app.config["STOP"], self._app.config["EPHEMERAL_DISK"]
         with self._app.app_context():
-            store, is_drained = get_store(), not is_thrown_away
-            while (self._is_busy() or not is_drained) and time.monotonic() < end:
+            store = get_store()
+            while (self._is_busy() or (is_thrown_away and spool.waiting(store))) and time.monotonic() < end:
                 with suppress(StoreError):  # a server that is away is tried again, as no thread does so any more
-                    is_drained = spool.drain(store, lambda: time.monotonic() >= end) or is_drained
+                    spool.drain(store, lambda: time.monotonic() >= end)
                 time.sleep(0.02)
             if is_thrown_away and (number := spool.waiting(store)):
                 logger.error("stopped with updates in the spool", extra={"fields": {"spooled": number}})
