@@ -42,8 +42,3 @@ def init_app(app: Flask) -> None:
 def active_handlers(config: Mapping[str, Any]) -> list[Handler]:
     """The handlers that are on, in their order."""
     return [handler for handler in HANDLERS if handler not in NEEDS or config[NEEDS[handler]]]
-
-
-def handlers_off(config: Mapping[str, Any]) -> list[str]:
-    """The names of the handlers that are off."""
-    return [handler.__name__ for handler in HANDLERS if handler not in active_handlers(config)]

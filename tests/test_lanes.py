@@ -118,6 +118,8 @@ def test_a_service_that_is_away_is_asked_every_30_seconds_or_when_it_says(lane, 
     assert lane.asked_in() == 0
     attempt(lane, Unavailable("answered 429", after=120))
     assert lane.asked_in() == 120
+    attempt(lane, Unavailable("answered 429", after=999999))
+    assert lane.asked_in() == 3600
     attempt(lane, None)
     assert lane.asked_in() is None
 

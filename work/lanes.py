@@ -4,6 +4,7 @@ import logging
 import sys
 import threading
 import time
+from logging import ERROR, WARNING
 from typing import Any
 
 from flask import Flask, current_app
@@ -68,8 +69,11 @@ class Lane:
         seconds = time.monotonic() - started
         self._learn(error, seconds)
         change = self.change(update_id, job, error, seconds)
-        if error and change.failed_at:
-            self._log(update, error, seconds)
+        if change.failed_at:
+            is_bug = not isinstance(error, Retry | GiveUp | StoreError)
+            extra: dict[str, Any] = {"call_id": update.call.id, "status": update.call.status, "handler": self.name}
+            extra |= {"error": str(error), "ms": round(1000 * seconds)}
+            logger.log(ERROR if is_bug else WARNING, "handler failed", exc_info=error if is_bug else None, extra=extra)
         return change
 
     def change(self, update_id: int, job: Job, error: Exception | None, seconds: float = 0.0) -> Change:
@@ -109,7 +113,7 @@ class Lane:
                 self._failures, self._width = self._failures + 1, max(self._width // 2, 1)
                 if error.after or self._failures >= config["AWAY_AFTER"]:
                     self.state, self._width = "away", 1
-                    self._asked_at = time.monotonic() + (error.after or config["ASK_EVERY"])
+                    self._asked_at = time.monotonic() + min(error.after or config["ASK_EVERY"], config["RETRY_LONGEST"])
             elif not isinstance(error, OutOfPatience):
                 self.state, self._failures = "slow" if seconds > config["SLOW_AFTER"] else "well", 0
                 if error is None:
@@ -119,14 +123,6 @@ class Lane:
             if was_away != (self.state == "away"):
                 text = "its service is back" if was_away else "its service is away"
                 logger.warning(text, extra={"handler": self.name, "error": self.reason or None})
-
-    def _log(self, update: StatusUpdate, error: Exception, seconds: float) -> None:
-        extra: dict[str, Any] = {"call_id": update.call.id, "status": update.call.status, "handler": self.name}
-        extra |= {"error": str(error), "ms": round(1000 * seconds)}
-        if isinstance(error, Retry | GiveUp | StoreError):
-            logger.warning("handler failed", extra=extra)
-        else:
-            logger.error("handler failed", exc_info=error, extra=extra)
 
 
 def init_app(app: Flask) -> None:
