@@ -112,8 +112,8 @@ class Lane:
             if isinstance(error, Unavailable):
                 self._failures, self._width = self._failures + 1, max(self._width // 2, 1)
                 if error.after or self._failures >= config["AWAY_AFTER"]:
-                    self.state, self._width = "away", 1
                     self._asked_at = time.monotonic() + min(error.after or config["ASK_EVERY"], config["RETRY_LONGEST"])
+                    self.state, self._width = "away", 1
             elif not isinstance(error, OutOfPatience):
                 self.state, self._failures = "slow" if seconds > config["SLOW_AFTER"] else "well", 0
                 if error is None:

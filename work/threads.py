@@ -46,7 +46,6 @@ class Threads:
     def __init__(self, app: Flask):
         self._app, self._stopping, self._lanes = app, Event(), get_lanes()
         self._errors: dict[str, str] = {}  # of the store, by the thread that waits for it
-        self._lock = Lock()
         settling.open_queue(app)
         self._start("settle", 0, settling.write_next, Event())
         stopping, often, seldom = self._stopping, app.config["RETRY_EVERY"], app.config["UPKEEP_EVERY"]
@@ -86,21 +85,19 @@ class Threads:
         return thread
 
     def _repeat(self, name: str, every: float, duty: Callable[[], object], stopping: Event) -> None:
-        """Do `duty` every so many seconds, soon at first and after an error of the store, until `stopping`."""
+        """Do `duty` every so many seconds, soon at first and after an error, until `stopping`."""
         soon = self._app.config["RETRY_EVERY"]
         pause = min(every, soon)
         while not stopping.wait(pause):
-            pause = every
+            pause = soon
             try:
                 with self._app.app_context():
                     duty()
-                self._errors[name] = ""
+                self._errors[name], pause = "", every
             except StoreError as error:
-                with self._lock:
-                    if str(error) not in self._errors.values():
-                        logger.error("work waits for the store", extra={"error": str(error)})
-                    self._errors[name] = str(error)
-                pause = soon
+                if str(error) not in self._errors.values():
+                    logger.error("work waits for the store", extra={"error": str(error)})
+                self._errors[name] = str(error)
             except Exception:
                 logger.exception("background thread", extra={"fields": {"thread": name}})
 

@@ -63,7 +63,7 @@ def _attempt(app: Flask, lane: Lane, stored: StoredUpdate, job: Job) -> None:
             logger.exception("done again when its lease ends", extra={"call_id": stored.call_id, "handler": lane.name})
             lane.in_hand.discard(stored.id)
         finally:
-            del lane.running[stored.id]
+            lane.running.pop(stored.id, None)
             lane.work.set()
 
 
