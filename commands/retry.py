@@ -7,7 +7,7 @@ from flask.cli import with_appcontext
 from commands.client import Command
 from stores import get_store, jobs
 from work.lanes import get_lanes
-from work.worker import catch_up
+from work.worker import start_due, wait
 
 
 @click.command(cls=Command)
@@ -17,9 +17,9 @@ def retry(failed: bool) -> None:
     """Do now what is pending, but for handlers that are off here."""
     app, store = current_app._get_current_object(), get_store()  # type: ignore[attr-defined]
     due = sum(jobs.retry_now(store, lane.name, failed=failed) for lane in get_lanes())
-    due_by = store.now()
     for lane in get_lanes():
-        catch_up(app, lane, due_by)
+        while lane.running or start_due(app, lane):
+            wait(app, lane)
     backlogs = jobs.backlog(store)
     click.echo(f"{due} made due, {sum(backlog.pending for backlog in backlogs)} still pending")
     reasons = {lane.name: lane.reason or "its service answers" for lane in get_lanes()}

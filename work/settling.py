@@ -24,14 +24,12 @@ def open_queue(app: Flask) -> None:
 
 
 def settle(changes: list[Change]) -> None:
-    """Have what became of an update's jobs written: by this process's thread, or at once where none runs."""
+    """Have what became of an update's jobs written: by this process's thread, or at once where none runs, as in
+    commands. Raises StoreError only there; these handlers run again then when their lease ends."""
     if "changes" in current_app.extensions:
         current_app.extensions["changes"].put(changes)
-        return
-    try:
+    else:
         write(changes)
-    except StoreError as error:
-        logger.error("not written: these handlers run again when their lease ends", extra={"error": str(error)})
 
 
 def write_next() -> None:

@@ -22,30 +22,19 @@ def work(app: Flask, lane: Lane) -> None:
     wait(app, lane)
 
 
-def catch_up(app: Flask, lane: Lane, due_by: float) -> None:
-    """Do what was due at `due_by`, until nothing of it is or the service is away. Raises StoreError."""
-    while True:
-        is_idle = not lane.running
-        if not start_due(app, lane, due_by) and is_idle:
-            return
-        wait(app, lane)
-
-
 def wait(app: Flask, lane: Lane) -> None:
     """Wait until a place has come free or something may be due, for a moment at most."""
     lane.work.wait(app.config["RETRY_EVERY"])
     lane.work.clear()
 
 
-def start_due(app: Flask, lane: Lane, due_by: float | None = None) -> bool:
-    """Start what is due, or was at `due_by`, as far as places are free. Returns whether that was anything. Raises
-    StoreError."""
+def start_due(app: Flask, lane: Lane) -> bool:
+    """Start what is due, as far as places are free. Returns whether that was anything. Raises StoreError."""
     store, places = get_store(), lane.free_places()
     if not places:
         return False
     now = store.now()
-    lease = now + app.config["WORKER_LEASE"]
-    leased = jobs.lease_due(store, lane.name, due_by or now, lease, places, lane.in_hand.copy())
+    leased = jobs.lease_due(store, lane.name, now, now + app.config["WORKER_LEASE"], places, lane.in_hand.copy())
     for stored, job in leased:
         lane.in_hand.add(stored.id)
         lane.running[stored.id] = time.monotonic()
