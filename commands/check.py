@@ -54,7 +54,7 @@ def show_settings(config: Mapping[str, Any]) -> None:
 
 def show_services(config: Mapping[str, Any]) -> None:
     """Whether Redis answers, and the hosts of the CRM and of Slack take a connection, of those that are set."""
-    if redis := current_app.extensions["redis"]:
+    if redis := current_app.extensions.get("redis"):
         try:
             active_calls.ask(redis.ping)
             click.echo("redis: reachable")

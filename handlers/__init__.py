@@ -8,9 +8,6 @@ died in between.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flask import Flask
-
-from handlers import active_calls
 from handlers.active_calls import track_call
 from handlers.crm import update_crm
 from handlers.event_log import log_event
@@ -33,10 +30,6 @@ WANTS: dict[Handler, Callable[[StatusUpdate], bool]] = {alert_on_error: lambda u
 
 # Handlers that ask no service, so that nothing can keep them waiting.
 ASKS_NOBODY: tuple[Handler, ...] = (log_event,)
-
-
-def init_app(app: Flask) -> None:
-    app.extensions["redis"] = active_calls.connect(app.config)
 
 
 def active_handlers(config: Mapping[str, Any]) -> list[Handler]:

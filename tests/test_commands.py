@@ -4,9 +4,9 @@ import re
 import pytest
 import requests
 
-import handlers
 from commands.client import connection_error, webhook_url
 from commands.simulate import made_up_calls
+from handlers import active_calls
 from stores import get_store, updates
 from stores.records import Job
 from tests.conftest import NOW, PASSWORD, SECRET, URL, keep_update, message, settle_jobs, update
@@ -42,7 +42,7 @@ def test_check_asks_each_service_that_is_set_whether_it_can_be_reached(app, runn
     secret = f"user:hush@127.0.0.1:{free_port()}/hush"
     services = {"CRM_WEBHOOK_URL": f"{service.url}/hook", "SLACK_WEBHOOK_URL": f"https://{secret}"}
     app.config |= services | {"REDIS_URL": valkey.url}
-    handlers.init_app(app)
+    active_calls.init_app(app)
     result = runner.invoke(args=["check"])
     assert result.exit_code == 0
     assert re.findall(r"^(?:redis|crm|slack): .*$", result.stdout, re.MULTILINE) == [
@@ -59,7 +59,7 @@ def test_check_tells_why_redis_does_not_answer(app, runner, valkey):
     wrong = valkey.url.replace("//", "//limited:hush2@")
     for url, words in ((f"redis://127.0.0.1:{free_port()}", "Connection refused"), (wrong, "password")):
         app.config["REDIS_URL"] = url
-        handlers.init_app(app)
+        active_calls.init_app(app)
         result = runner.invoke(args=["check"])
         assert result.exit_code == 0
         assert re.search(rf"^redis: .*{words}.*check REDIS_URL", result.stdout, re.MULTILINE)
