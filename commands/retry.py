@@ -21,7 +21,7 @@ def retry(failed: bool) -> None:
     for lane in get_lanes():
         worker = Worker(app, lane)
         while worker.catch_up(due_by):
-            worker.wait()
+            worker.wait(sum(app.config["WORKER_PATIENCE"]))  # what hangs for longer is left to its lease
     backlogs = jobs.backlog(store)
     click.echo(f"{due} made due, {sum(backlog.pending for backlog in backlogs)} still pending")
     reasons = {lane.name: lane.reason or "its service answers" for lane in get_lanes()}

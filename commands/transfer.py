@@ -30,11 +30,9 @@ def export(since: datetime) -> None:
         click.echo(json.dumps(exported(update)))
 
 
-class _Time(fields.AwareDateTime):
-    """A time, as Unix seconds."""
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
-        return super()._deserialize(value, *args, **kwargs).timestamp()
+def _time() -> fields.Function:
+    """A time in ISO 8601, as Unix seconds."""
+    return fields.Function(deserialize=lambda text: parse_time(str(text)).timestamp(), load_default=None)
 
 
 class _JobSchema(Schema):
@@ -42,17 +40,17 @@ class _JobSchema(Schema):
     state = fields.String(required=True, validate=validate.OneOf(("pending", "failed", "done")))
     attempts = fields.Integer(load_default=0)
     error = fields.String(load_default=None)
-    due_at = _Time(load_default=None)
-    first_tried_at = _Time(load_default=None)
-    done_at = _Time(load_default=None)
+    due_at = _time()
+    first_tried_at = _time()
+    done_at = _time()
 
 
 class _LineSchema(Schema):
     """What a line of an export, or of a log, says beside the message."""
 
-    time = _Time(load_default=None)
-    received_at = _Time(load_default=None)
-    last_received_at = _Time(load_default=None)
+    time = _time()
+    received_at = _time()
+    last_received_at = _time()
     times = fields.Integer(load_default=1)
     handlers = fields.List(fields.String(), load_default=None)
     jobs = fields.List(fields.Nested(_JobSchema, unknown=EXCLUDE), load_default=None)

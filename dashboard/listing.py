@@ -4,6 +4,7 @@ import csv
 import re
 from collections.abc import Iterator
 from dataclasses import fields
+from math import isfinite
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,13 +33,18 @@ def read_url() -> tuple[dict[str, Any], Filters, tuple[float, str] | None]:
     """What the URL asks for: the filters that say something, as they stand there and as they are meant, and where the
     page of the list begins. Ends the request with 400 where one of them makes no sense."""
     query: dict[str, Any] = {name: text for name in NAMES if (text := request.args.get(name, "").strip())}
-    values, (at, _, id) = dict(query), request.args.get("before", "").partition("~")
+    values, before = dict(query), None
     try:
         for name in query.keys() & {"since", "until"}:
             values[name] = parse_time(query[name]).timestamp()
-        return query, Filters(**values), (float(at), id) if at else None
-    except (ValueError, OverflowError):
+        if place := request.args.get("before"):
+            at, _, id = place.partition("~")
+            before = float(at), id
+            if not isfinite(before[0]):
+                raise ValueError("no time")
+    except ValueError:
         abort(error_response(400, "give since and until as 2025-12-13T12:00Z, and before as the links have it"))
+    return query, Filters(**values), before
 
 
 def before(page: Page) -> str | None:

@@ -37,8 +37,8 @@ class Filters:
 
     `search` is a number in any form, its last four digits or more, a SIP user, a customer as written, or the beginning
     of an id. `status` may be "other"; "ended-with-error" is any that ends a call with an error. `work` is "pending" or
-    "failed", `handler` whose work that is. `error` is a part of the message. `since` and `until` are about the call's
-    first update.
+    "failed", `handler` whose work that is. `error` is a part of the message, or in double quotes all of it. `since`
+    and `until` are about the call's first update.
     """
 
     search: str = ""
@@ -104,7 +104,8 @@ def _conditions(filters: Filters) -> Iterator[str]:
     if filters.error == NONE:
         yield f"{FAILED_STATUS} AND coalesce(error, '') = ''"
     elif filters.error:  # to LIKE, some characters are not themselves, nor the same to both databases
-        yield f"{FAILED_STATUS} AND replace(lower(error), lower(:error), '') <> lower(error)"
+        contains = "replace(lower(error), lower(:error), '') <> lower(error)"
+        yield f"""{FAILED_STATUS} AND (:error = '"' || error || '"' OR {contains})"""
     if filters.end_reason:
         yield "end_reason = :end_reason"
     if filters.line:

@@ -1,5 +1,6 @@
 import json
 import re
+import threading
 
 import pytest
 import requests
@@ -185,6 +186,23 @@ def test_retry_stops_where_the_service_stays_away_and_says_how_much_it_left(app,
     assert len(service.bodies) == 3
 
 
+def test_retry_gets_to_the_other_handlers_where_one_hangs(app, runner, service, monkeypatch):
+    def hangs(update):
+        assert ended.wait(10)
+
+    ended = threading.Event()
+    monkeypatch.setattr(handlers, "HANDLERS", (hangs, handlers.update_crm))
+    app.config |= {"CRM_WEBHOOK_URL": service.url, "WORKER_PATIENCE": (0.05, 0.2)}
+    lanes.init_app(app)
+    record(app, "a", pending())
+    with app.app_context():
+        keep_update(get_store(), update(call_id="b"), ["hangs"], NOW)
+    result = runner.invoke(args=["retry"])
+    ended.set()
+    assert [body["call_id"] for body in service.bodies] == ["a"]
+    assert "hangs: 1 pending, 0 failed" in result.stdout
+
+
 class TestImport:
     def line(self, **fields):
         document = message(call_id="a", timestamp="2027-01-15T08:00:00Z")["message"]
@@ -230,6 +248,7 @@ class TestImport:
             {"jobs": {}},
             {"times": "often"},
             {"received_at": "soon"},
+            {"last_received_at": "9999-12-31T23:59:59-14:00"},
             {"handlers": "log_event"},
         ],
     )

@@ -313,7 +313,9 @@ def test_json_takes_the_same_filters_and_names_the_next_page(client, clock):
     assert [len(each["recent"]) for each in (first, second)] == [50, 10]
 
 
-@pytest.mark.parametrize("query", ["since=yesterday", "until=0000", "before=x"])
+@pytest.mark.parametrize(
+    "query", ["since=yesterday", "until=0000", "before=x", "before=nan~x", "before=-inf~x", "before=~x"]
+)
 @pytest.mark.parametrize("path", ["/", "/live", "/calls.json"])
 def test_a_url_that_makes_no_sense_is_400(client, path, query):
     assert client.get(f"{path}?{query}").status_code == 400
@@ -333,16 +335,24 @@ def test_every_figure_leads_to_its_calls(app, client):
         state, due_at = ("failed", None) if number == 2 else ("pending", NOW - 1)
         settle_jobs(store, (id, NOW, [Job("update_crm", state, due_at, 1, NOW, "x", NOW)]))
     keep(store, "yesterday", "ended-with-error", NOW - DAY, error="SIP 486")
+    keep(store, "says more", "ended-with-error", NOW - 9, error="SIP 486 Busy")
+    keep(store, "says much", "ended-with-error", NOW - 9, error="x" * 300)
     keep(store, "other line", "ended", NOW - 9, **line("+3199", "Other"))
     links = page(client).links
 
     def found(name):
         return set(page(client, links[name]).recent)
 
-    assert found("all-calls") == found("bar-2027-01-15T08:00:00.000Z") == {"0", "1", "2", "3", "other line"}
-    assert found("all-errors") == found("error-rate") == found("error-1") == {"0", "2"}
+    all_calls = {"0", "1", "2", "3", "other line", "says more", "says much"}
+    assert found("all-calls") == found("bar-2027-01-15T08:00:00.000Z") == all_calls
+    assert (
+        found("all-errors")
+        == found("error-rate")
+        == found("errors-+31850835037")
+        == all_calls - {"1", "3", "other line"}
+    )
+    assert [found(f"error-{number}") for number in (1, 2, 3)] == [{"0", "2"}, {"says more"}, {"says much"}]
     assert found("line-+3199") == {"other line"}
-    assert found("errors-+31850835037") == {"0", "2"}
     assert found("/?work=failed&handler=update_crm") == {"2"}
 
 
@@ -496,3 +506,7 @@ def test_ids_sort_by_their_bytes_whatever_the_language_of_the_database(postgres,
         " AND table_schema = 'public' ORDER BY 1"
     )
     assert found == [("calls", "id"), ("updates", "call_id")]
+
+
+def test_a_number_is_read_in_no_time_however_long_it_is():  # without a limit, in half an hour
+    assert numbers.digits("a" * 200_000) == numbers.digits("a:" * 100_000) == ""
