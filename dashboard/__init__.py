@@ -1,8 +1,6 @@
 """What people and platforms look at: the calls, what needs attention, and whether the receiver is well."""
 
 import json
-from collections.abc import Iterator
-from typing import Any
 
 from flask import Blueprint, Flask, Response, jsonify, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
@@ -29,7 +27,6 @@ blueprint.after_request(add_headers)
 
 
 def init_app(app: Flask) -> None:
-    app.extensions["figures"] = {}
     app.register_blueprint(blueprint)
 
 
@@ -62,7 +59,7 @@ def prometheus() -> Response:
 @blueprint.get("/")
 def index() -> str:
     db = get_store()
-    choices = remembered("choices", 60.0, db.now(), lambda: search.choices(db))
+    choices = remembered("choices", 60.0, lambda: search.choices(db))
     return render_template("index.html", choices=choices, **page.contents())
 
 
@@ -80,37 +77,26 @@ def live() -> Response:
 def calls_json() -> Response:
     """The overview, and in `recent` the page of the list that the filters ask for; `next` is the URL of the next."""
     db = get_store()
-    query, filters, before = listing.read_url()
-    calls_page = search.find(db, filters, before)
-    answer = page.overview(db, most=300) | {"recent": calls_page.calls}
+    query, _, recent = listing.read_url(db)
+    answer = page.overview(db, most=300) | {"recent": recent.calls}
     answer |= {name: [*map(listing.call_state, answer[name])] for name in ("active", "stale", "recent")}
-    older = listing.before(calls_page)
-    older_url = url_for(".calls_json", before=older, **query) if older else None
-    return jsonify(answer | {"next": older_url, "last_24_hours": figures(db, db.now())})
+    older = url_for(".calls_json", before=recent.older, **query) if recent.older else None
+    return jsonify(answer | {"next": older, "last_24_hours": figures(db)})
 
 
-@blueprint.get("/calls.<any(csv, jsonl):kind>")
-def download(kind: str) -> Response:
+@blueprint.get("/calls.csv")
+def calls_csv() -> Response:
     """All calls that the filters let through, read from the store while they are sent."""
-    _, filters, _ = listing.read_url()
-    calls = listing.every_call(get_store(), filters)
-    if kind == "csv":
-        return _attachment("calls.csv", "text/csv", listing.csv_lines(calls))
-    return _json_lines("calls.jsonl", map(listing.call_state, calls))
+    db = get_store()
+    _, filters, newest = listing.read_url(db)
+    return Response(listing.csv_lines(listing.every_call(db, filters, newest)), mimetype="text/csv")
 
 
 @blueprint.get("/export")
 def export() -> Response:
     """What `flask export` prints, read from the store while it is sent."""
-    return _json_lines("updates.jsonl", map(exported, every_update(get_store())))
-
-
-def _json_lines(name: str, documents: Iterator[dict[str, Any]]) -> Response:
-    return _attachment(name, "application/jsonl", (json.dumps(document) + "\n" for document in documents))
-
-
-def _attachment(name: str, mimetype: str, lines: Iterator[str]) -> Response:
-    return Response(lines, mimetype=mimetype, headers={"Content-Disposition": f"attachment; filename={name}"})
+    lines = (json.dumps(exported(update)) + "\n" for update in every_update(get_store()))
+    return Response(lines, mimetype="application/jsonl")
 
 
 @blueprint.get("/calls")

@@ -88,14 +88,13 @@ def failed_attempts(db: Database, call_id: str) -> dict[int, list[tuple[str, flo
 
 
 def retry_now(db: Database, handlers: Collection[str], *, failed: bool = False, call_id: str | None = None) -> int:
-    """Make due now what `handlers` have pending, and with `failed` also what has failed, as if never tried: of one call
+    """Make due now what `handlers` have pending, and with `failed` also what has failed, for another day: of one call
     where given. Returns how many jobs that is."""
     names, values = marks(handlers)
     states = "('pending', 'failed')" if failed else "('pending')"
     of_call = "" if call_id is None else "AND update_id IN (SELECT id FROM updates WHERE call_id = :call_id)"
     rows = db.execute(
         "UPDATE jobs SET due_at = :now, state = 'pending',"
-        " attempts = CASE WHEN state = 'failed' THEN 0 ELSE attempts END,"
         " first_tried_at = CASE WHEN state = 'failed' THEN NULL ELSE first_tried_at END"
         f" WHERE state <> 'done' AND state IN {states} AND handler IN {names} {of_call} RETURNING 1",
         values | {"now": db.now(), "call_id": call_id},

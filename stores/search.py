@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from math import inf
+from math import inf, isfinite
 
 from schemas.statuses import ENDED_WITH_ERROR, FINAL, IN_PROGRESS
 from schemas.strict_json import storable
@@ -63,10 +63,10 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Calls, newest first. `older`: the `received_at` and id that the next page begins before; None at the end."""
+    """Calls, newest first. `older`: the `before` of the next page; None at the end."""
 
     calls: list[CallRecord]
-    older: tuple[float, str] | None = None
+    older: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +80,10 @@ class Choices:
     end_reasons: list[str]
 
 
-def find(db: Database, filters: Filters, before: tuple[float, str] | None = None, limit: int = 50) -> Page:
-    """A page of the calls that all filters let through: those older than `before`."""
-    at, last_id = min(before or (inf, ""), (inf if filters.until is None else filters.until, ""))
+def find(db: Database, filters: Filters, before: str | None = None, limit: int = 50) -> Page:
+    """A page of the calls that all filters let through: the newest or, as another page's `older` says, those `before`.
+    Raises ValueError where that is no place in the list."""
+    at, last_id = min(_place(before) if before else (inf, ""), (inf if filters.until is None else filters.until, ""))
     values = {name: storable(str(text or "")) for name, text in asdict(filters).items()}
     values |= {"digits": filters.digits, "ending": filters.digits[-DIGITS:], "suffix": f"%{filters.digits}"}
     values |= {"last": f"{values['search']}\U0010ffff", "user": f":{values['search']}@"}
@@ -90,7 +91,15 @@ def find(db: Database, filters: Filters, before: tuple[float, str] | None = None
     where = " AND ".join([_OLDER, *_conditions(filters)])
     rows = read(db, f"{where} ORDER BY received_at DESC, id DESC LIMIT :limit", **values | paging)
     page = rows[:limit]
-    return Page(page, (page[-1].received_at, page[-1].id) if len(rows) > limit else None)
+    return Page(page, f"{page[-1].received_at!r}~{page[-1].id}" if len(rows) > limit else None)
+
+
+def _place(before: str) -> tuple[float, str]:
+    """The `received_at` and id of the call that a page begins before."""
+    at, _, id = before.partition("~")
+    if not isfinite(float(at)):
+        raise ValueError("no time")
+    return float(at), id
 
 
 def _conditions(filters: Filters) -> Iterator[str]:
