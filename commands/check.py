@@ -1,9 +1,8 @@
 """`flask check`: whether the receiver is set up, here or where it is deployed."""
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import click
 from flask import current_app
@@ -13,7 +12,6 @@ from commands.client import Command, connection_error, post, require_connection,
 from config import warnings
 from handlers import active_calls
 from handlers.errors import Unavailable
-from intake.refusals import CHECK_AGENT
 from schemas.settings import on_and_off
 from schemas.statuses import ENDED_WITH_ERROR, IN_PROGRESS
 from stores import get_store, spool
@@ -35,8 +33,12 @@ def check(url: str | None, send: bool) -> None:
         return
     if send:
         raise click.UsageError("--send goes with --url")
-    show_settings(current_app.config)
-    show_services(current_app.config)
+    on, off = on_and_off(current_app.config)
+    click.echo(f"on:    {', '.join(on) or 'nothing'}")
+    click.echo(f"off:   {', '.join(off) or 'nothing'}")
+    for warning in warnings(current_app.config):
+        click.echo(f"note:  {warning}")
+    show_services()
     store = get_store()
     if spooled := spool.waiting(store):
         click.echo(f"note:  {spooled} updates wait in the spool until the database takes them.")
@@ -44,15 +46,7 @@ def check(url: str | None, send: bool) -> None:
     click.echo(f"store: {store.name}, {store.durability}")
 
 
-def show_settings(config: Mapping[str, Any]) -> None:
-    on, off = on_and_off(config)
-    click.echo(f"on:    {', '.join(on) or 'nothing'}")
-    click.echo(f"off:   {', '.join(off) or 'nothing'}")
-    for warning in warnings(config):
-        click.echo(f"note:  {warning}")
-
-
-def show_services(config: Mapping[str, Any]) -> None:
+def show_services() -> None:
     """Whether Redis answers, and the hosts of the CRM and of Slack take a connection, of those that are set."""
     if redis := current_app.extensions["redis"]:
         try:
@@ -61,21 +55,19 @@ def show_services(config: Mapping[str, Any]) -> None:
         except Unavailable as error:
             click.echo(f"redis: {error}")
     for name in ("crm", "slack"):
-        if url := config[f"{name.upper()}_WEBHOOK_URL"]:
+        if url := current_app.config[f"{name.upper()}_WEBHOOK_URL"]:
             click.echo(f"{name + ':':6} {connection_error(url) or 'reachable'}")
 
 
 def check_deployment(url: str, secrets: Sequence[str], send: bool) -> None:
     """Send what the receiver at `url` has to refuse or pass over; exit with 1 where an answer differs."""
     require_connection(url)
-    posts, wrong = [*harmless(secrets)], False
-    if send:
-        posts += failing_call(secrets)
+    posts, wrong = [*harmless(secrets), *(failing_call(secrets) if send else ())], False
     for what, expected, body, signers, age in posts:
-        answer = post(url, body, signers, age, CHECK_AGENT)
-        differs = answer != f"answered {expected}"
-        wrong = wrong or differs
-        click.echo(f"{what:36} expected {expected}, {answer}{'   <-- differs' if differs else ''}")
+        answer, mark = post(url, body, signers, age), ""
+        if answer != f"answered {expected}":
+            wrong, mark = True, "   <-- differs"
+        click.echo(f"{what:36} expected {expected}, {answer}{mark}")
     if wrong:
         raise click.ClickException("is WEBHOOK_SECRET here the one that is set there, and is this the receiver's URL?")
 

@@ -4,14 +4,14 @@ import json
 import sys
 from collections import Counter
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
 from flask import current_app
 from flask.cli import with_appcontext
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
-from commands.client import Command, post, require_handlers, webhook_url
+from commands.client import Command, post, report, require_handlers, webhook_url
 from schemas.status_update import load_update
 from schemas.strict_json import parse_json
 from schemas.times import parse_time
@@ -48,7 +48,6 @@ class _JobSchema(Schema):
 class _LineSchema(Schema):
     """What a line of an export, or of a log, says beside the message."""
 
-    time = _time()
     received_at = _time()
     last_received_at = _time()
     times = fields.Integer(load_default=1)
@@ -78,10 +77,7 @@ def import_(file: BinaryIO, url: str | None, yes: bool) -> None:
             except (ValueError, ValidationError, Refused) as error:
                 results["wrong"] += 1
                 click.echo(f"line {number}: {error}", err=True)
-    for result, count in results.items():
-        click.echo(f"{count} {result}")
-    if not results.keys() <= {"kept", "kept already", "spooled", "passed over", "answered 200"}:
-        sys.exit(1)
+    report(results, ["kept", "kept already", "spooled", "passed over", "answered 200"])
 
 
 def _take(line: bytes, url: str | None, yes: bool) -> str:
@@ -93,12 +89,8 @@ def _take(line: bytes, url: str | None, yes: bool) -> str:
         return "passed over"
     if url:
         return post(url, json.dumps({"message": document["message"]}).encode(), current_app.config["WEBHOOK_SECRET"])
-    return _keep(document, yes)
-
-
-def _keep(document: dict[str, Any], yes: bool) -> str:
     values = _LINE.load(document, unknown=EXCLUDE)
-    received_at = values["received_at"] or values["time"] or get_store().now()
+    received_at = values["received_at"] or get_store().now()
     update = load_update(document, datetime.fromtimestamp(received_at, UTC))
     handlers, jobs = values["handlers"], [Job(**job) for job in values["jobs"] or ()]
     if values["jobs"] is None:

@@ -21,7 +21,7 @@ from stores.refusals import NOT_AN_UPDATE, NOT_JSON, NOT_KEPT, REASONS, STALE, W
 
 RETRY_AFTER = 30  # seconds, for a message that could not be kept
 LOGGED_WHOLE = (STALE, WRONG_PATH, NOT_AN_UPDATE, NOT_KEPT)  # as they may be updates of the provider's
-CHECK_AGENT = "call-status-receiver-check"  # the User-Agent of `flask check`, whose requests are not counted
+COMMAND_AGENT = "call-status-receiver-command"  # the User-Agent of our own commands, who see what is refused themselves
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def refuse(refusal: Refusal, fields: dict[str, list[str]] | None = None, cause: 
     """Log, count and answer a refusal. `fields`: what is wrong with each, `cause`: what only the log tells."""
     code, _ = REASONS[refusal.reason]
     log(refusal, cause or f"{code} {refusal}", {"wrong": fields} if fields else {})
-    if request.user_agent.string != CHECK_AGENT:
+    if request.user_agent.string != COMMAND_AGENT:
         get_refusals().count(refusal.reason)
     response = jsonify({"error": str(refusal)} | ({"fields": fields} if fields else {}))
     response.status_code = code

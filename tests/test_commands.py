@@ -76,10 +76,10 @@ def test_check_tells_why_a_host_cannot_be_reached():
     assert connection_error(f"http://{'a' * 64}.invalid/hook")
 
 
-def test_check_is_known_by_its_user_agent(runner, service):
+def test_commands_are_known_by_their_user_agent(runner, service):
     assert runner.invoke(args=["check", "--url", service.url]).exit_code == 1
     assert {headers["User-Agent"] for path, headers, _ in service.requests if path != "/"} == {
-        "call-status-receiver-check"
+        "call-status-receiver-command"
     }
 
 
