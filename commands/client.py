@@ -77,12 +77,12 @@ def update_body(call_id: str, status: str, moment: datetime, customer: str, **mo
     return json.dumps({"message": message}).encode()
 
 
-def post(url: str, body: bytes, secrets: Sequence[str], age: int = 0) -> str:
-    """Post a raw body as the provider does, signed `age` seconds ago with the first of `secrets`, if there is any.
-    Returns what came of it."""
+def post(url: str, body: bytes, secrets: Sequence[str]) -> str:
+    """Post a raw body as the provider does, signed with the first of `secrets`, if there is any. Returns what came of
+    it."""
     headers = {"Content-Type": "application/json", "X-Webhook-Event": STATUS_UPDATE, "User-Agent": COMMAND_AGENT}
     if secrets:
-        timestamp = int(time.time()) - age
+        timestamp = int(time.time())
         headers |= {"X-Webhook-Timestamp": f"{timestamp}", "X-Webhook-Signature": sign(secrets[0], timestamp, body)}
     try:
         answer = requests.post(url, data=body, headers=headers, timeout=30, allow_redirects=False)
