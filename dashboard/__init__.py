@@ -106,7 +106,7 @@ def call() -> Response:
     parts = {"id": call_id, "call": calls.get(db, call_id), "events": timeline(db, call_id)}
     if not (parts["call"] or parts["events"]):
         return error_response(404, "no call with this id is kept")
-    answer = make_response(render_template("call.html", **parts, stale_at=page.stale_at(db)))
+    answer = make_response(render_template("call.html", **parts, stale_at=calls.stale_at(db)))
     answer.add_etag()
     answer.make_conditional(request)
     return answer

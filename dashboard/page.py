@@ -40,7 +40,7 @@ def contents() -> dict[str, Any]:
         "part": is_part,
         "trail": trail,
         "older": [page.older, *trail][:MAX_TRAIL] if page.older else None,
-        "stale_at": stale_at(db),
+        "stale_at": calls.stale_at(db),
     }
     return parts if is_part else parts | _above(db)
 
@@ -70,17 +70,12 @@ def _above(db: Database) -> dict[str, Any]:
 
 def overview(db: Database, most: int) -> dict[str, Any]:
     """The active and the stale calls, at most so many of each, and how many they are."""
-    stale = stale_at(db)
+    stale = calls.stale_at(db)
     return {
         "counts": {"active": calls.count_active(db, after=stale), "stale": calls.count_active(db, until=stale)},
         "active": calls.active(db, after=stale, limit=most),
         "stale": calls.active(db, until=stale, limit=most),
     }
-
-
-def stale_at(db: Database) -> float:
-    """A call that goes on, and whose start was received then or before, is stale."""
-    return db.now() - float(current_app.config["STALE_AFTER"])
 
 
 def _is_late(backlog: Backlog, since: float) -> bool:

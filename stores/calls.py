@@ -4,6 +4,8 @@ from dataclasses import fields
 from math import inf
 from typing import Any
 
+from flask import current_app
+
 from schemas.status_update import StatusUpdate
 from schemas.statuses import ERRORS
 from schemas.strict_json import storable
@@ -113,6 +115,11 @@ def tallies(db: Database, since: float, until: float = inf) -> list[tuple[str | 
         (line, name, error, Tally(calls, calls if error is not None else 0, *times))
         for line, name, error, calls, *times in rows
     ]
+
+
+def stale_at(db: Database) -> float:
+    """A call that goes on, and whose start was received then or before, is stale."""
+    return db.now() - float(current_app.config["STALE_AFTER"])
 
 
 def count(db: Database) -> int:
