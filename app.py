@@ -35,7 +35,6 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     logs.configure_logging()
     app = Flask(__name__, static_folder=None)
     app.config.update(load_config(), **(config or {}))
-    app.json.sort_keys = False  # type: ignore[attr-defined]  # of the provider that Flask has unless told otherwise
     app.add_url_rule(WEBHOOK_PATH, view_func=status_update, methods=["POST"], provide_automatic_options=False)
     for part in (stores, handlers, lanes, threads, refusals, dashboard, commands):
         part.init_app(app)
@@ -57,18 +56,13 @@ def status_update() -> Response:
     body = read_body()
     verify_sender(body)
     document = parse_body(body)
-    if (kind := message_type(document)) != STATUS_UPDATE:
-        return pass_over(kind)
+    if (kind := message_type(document)) != STATUS_UPDATE:  # the provider sends all that it is subscribed to to one URL
+        level = logging.WARNING if kind == "tool-calls" else logging.INFO  # it takes {} for the tool's result
+        logger.log(level, "not a status update, nothing done", extra={"fields": {"type": kind[:64]}})
+        return jsonify({})
     received_at = datetime.fromtimestamp(stores.get_store().now(), UTC)
     dispatch(load_update(document, received_at))
     return Response("OK", mimetype="text/plain")
-
-
-def pass_over(kind: str) -> Response:
-    """Answer a message of another type: the provider sends all that it is subscribed to to one URL."""
-    level = logging.WARNING if kind == "tool-calls" else logging.INFO  # the provider takes {} for the tool's result
-    logger.log(level, "not a status update, nothing done", extra={"fields": {"type": kind[:64]}})
-    return jsonify({})
 
 
 app = create_app()

@@ -31,21 +31,16 @@ VERSION = "1.0"
 MAX_BODY = 2 * 1024 * 1024  # bytes
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 WEBHOOK_PATH = "/webhooks/status-update"
-SHORTEST_PASSWORD = 12  # characters; guesses are not slowed down
 
-# Where these platforms say that the app is seen.
-PLATFORM_URLS = {
-    "RENDER_EXTERNAL_URL": "{}",
-    "RAILWAY_PUBLIC_DOMAIN": "https://{}",
-    "HEROKU_APP_DEFAULT_DOMAIN_NAME": "https://{}",
-    "FLY_APP_NAME": "https://{}.fly.dev",
-}
+PLATFORM_HOSTS = ("RENDER_EXTERNAL_HOSTNAME", "RAILWAY_PUBLIC_DOMAIN", "HEROKU_APP_DEFAULT_DOMAIN_NAME")
 
 
 def platform_url(environ: Mapping[str, str]) -> str | None:
     """Where the platform says that this app is seen; None where it does not say."""
-    urls = [form.format(environ[name]) for name, form in PLATFORM_URLS.items() if environ.get(name)]
-    return urls[0] if urls else None
+    hosts = [environ[name] for name in PLATFORM_HOSTS if environ.get(name)]
+    if app := environ.get("FLY_APP_NAME"):
+        hosts.append(f"{app}.fly.dev")
+    return f"https://{hosts[0]}" if hosts else None
 
 
 def has_ephemeral_disk(environ: Mapping[str, str]) -> bool:
@@ -58,47 +53,40 @@ def has_ephemeral_disk(environ: Mapping[str, str]) -> bool:
 def public_url() -> str | None:
     """Where people see the app, without a slash at the end: as PUBLIC_URL or the platform says, else as the request
     does or, outside of one, as the last did."""
-    url: str | None = current_app.config["PUBLIC_URL"]
-    if url:
-        return url.rstrip("/")
-    if not has_request_context():
-        return current_app.extensions.get("seen_at")
-    forwarded = request.headers.get("X-Forwarded-Proto", "")
-    scheme = "https" if re.search(r"\bhttps\b", forwarded, re.IGNORECASE) else request.scheme
-    url = current_app.extensions["seen_at"] = f"{scheme}://{request.host}{quote(request.script_root)}"
-    return url
+    if has_request_context():
+        forwarded = request.headers.get("X-Forwarded-Proto", "")
+        scheme = "https" if re.search(r"\bhttps\b", forwarded, re.IGNORECASE) else request.scheme
+        current_app.extensions["seen_at"] = f"{scheme}://{request.host}{quote(request.script_root)}"
+    url = current_app.config["PUBLIC_URL"] or current_app.extensions.get("seen_at")
+    return url.rstrip("/") if url else None
 
 
 def dangers(config: Mapping[str, Any]) -> list[str]:
     """What must not stay as it is, a sentence each."""
-    secrets = config["WEBHOOK_SECRET"]
-    sentences = []
-    if config["ALLOW_UNSIGNED"]:
-        sentences.append("Anyone can post updates where WEBHOOK_SECRET is unset: set it, and unset ALLOW_UNSIGNED.")
-    if secrets and not config["WEBHOOK_TOLERANCE"]:
-        sentences.append("An update of any age can be posted again: unset WEBHOOK_TOLERANCE.")
-    if config["DASHBOARD_PASSWORD"] in secrets:
-        sentences.append("Who sees the calls can post updates: set another DASHBOARD_PASSWORD.")
-    if config["EPHEMERAL_DISK"] and not config["DATABASE_URL"]:
-        sentences.append("This disk does not survive a restart: set DATABASE_URL, or SQLITE_PATH to a file that stays.")
+    secrets, ephemeral = config["WEBHOOK_SECRET"], config["EPHEMERAL_DISK"] and not config["DATABASE_URL"]
+    sentences = {
+        "Anyone can post updates while WEBHOOK_SECRET is unset: unset ALLOW_UNSIGNED.": config["ALLOW_UNSIGNED"],
+        "Updates of any age can be posted again: unset WEBHOOK_TOLERANCE.": secrets and not config["WEBHOOK_TOLERANCE"],
+        "Who sees the calls can post updates: set another DASHBOARD_PASSWORD.": config["DASHBOARD_PASSWORD"] in secrets,
+        "This disk does not survive a restart: set DATABASE_URL, or SQLITE_PATH to a file that stays.": ephemeral,
+    }
     for name, secret in (("CRM_WEBHOOK_URL", "CRM_TOKEN"), ("PROVIDER_API_URL", "PROVIDER_API_KEY")):
         url = urlsplit(config[name] or "")
-        if url.scheme == "http" and url.hostname not in LOOPBACK and (config[secret] or "@" in url.netloc):
-            sentences.append(f"{secret} or a password can be read on its way: let {name} start with https://.")
-    return sentences
+        readable = url.scheme == "http" and url.hostname not in LOOPBACK and (config[secret] or "@" in url.netloc)
+        sentences[f"{secret} or a password can be read on its way: let {name} start with https://."] = readable
+    return [sentence for sentence, applies in sentences.items() if applies]
 
 
 def warnings(config: Mapping[str, Any]) -> list[str]:
     """The same, and what a deployment should not stay without."""
-    sentences, password = dangers(config), config["DASHBOARD_PASSWORD"]
-    if not config["WEBHOOK_SECRET"] and not config["ALLOW_UNSIGNED"]:
-        sentences.append("Only `flask run` takes updates, from this machine: set WEBHOOK_SECRET to the provider's.")
-    if not password:
-        sentences.append("Only `flask run` shows calls, to this machine: set DASHBOARD_PASSWORD.")
-    elif len(password) < SHORTEST_PASSWORD:
-        sentences.append(f"DASHBOARD_PASSWORD can be guessed: set one of {SHORTEST_PASSWORD} characters or more.")
-    if config["SLACK_WEBHOOK_URL"] and not config["PUBLIC_URL"]:
-        sentences.append("Alerts that are sent later have no link to the call: set PUBLIC_URL.")
-    if names := ", ".join(config["UNKNOWN_OPTIONS"]):
-        sentences.append(f"PostgreSQL knows no such option, so it is not used: take {names} out of DATABASE_URL.")
-    return sentences
+    password, unknown = config["DASHBOARD_PASSWORD"], ", ".join(config["UNKNOWN_OPTIONS"])
+    closed = not config["WEBHOOK_SECRET"] and not config["ALLOW_UNSIGNED"]
+    unlinked = config["SLACK_WEBHOOK_URL"] and not config["PUBLIC_URL"]
+    sentences = {
+        "Only `flask run` takes updates, from this machine: set WEBHOOK_SECRET to the provider's.": closed,
+        "Only `flask run` shows calls, to this machine: set DASHBOARD_PASSWORD.": not password,
+        "DASHBOARD_PASSWORD can be guessed: set one of 12 characters or more.": password and len(password) < 12,
+        "Alerts that are sent later have no link to the call: set PUBLIC_URL.": unlinked,
+        f"PostgreSQL knows no such option, so it is not used: take {unknown} out of DATABASE_URL.": unknown,
+    }
+    return dangers(config) + [sentence for sentence, applies in sentences.items() if applies]

@@ -3,9 +3,7 @@
 import os
 from typing import Any
 
-from gunicorn import glogging
 from gunicorn.arbiter import Arbiter
-from gunicorn.config import Config
 
 import logs
 from intake.gunicorn_worker import Worker
@@ -32,17 +30,9 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 control_socket_disable = True
 
 
-class Logger(glogging.Logger):
-    """gunicorn's own lines go where the app's go."""
-
-    def setup(self, cfg: Config) -> None:
-        super().setup(cfg)
-        logs.configure_logging()
-        self.error_log.handlers.clear()
-        self.error_log.propagate = True
-
-
-logger_class = Logger
+# gunicorn's own lines go where the app's go: to the root's handler, which an empty `root` leaves as it is.
+logs.configure_logging()
+logconfig_dict = {"root": {}, "handlers": {}, "loggers": {"gunicorn.error": {"propagate": True}}}
 
 
 def on_starting(server: Arbiter) -> None:

@@ -29,30 +29,19 @@ def mask(text: str) -> str:
 
 
 def _masked(match: re.Match[str]) -> str:
-    if match["stays"]:
-        return match[0]
-    return match["scheme"] + _masked_user(match["user"]) if match["user"] else shortened(match[0])
-
-
-def _masked_user(user: str) -> str:
-    number = shortened(user)
-    return "***" if number == user else number
+    return match[0] if match["stays"] else (match["scheme"] or "") + shortened(match["user"] or match[0])
 
 
 def shortened(number: str) -> str:
-    """The first three digits and the last two, unless there are hardly more."""
-    plus = "%2B" if number.startswith("%2B") else number[: number.startswith("+")]
-    digits = "".join(filter(str.isdigit, re.sub("%2[089]", "", number[len(plus) :])))
-    return f"{plus}{digits[:3]}***{digits[-2:]}" if len(digits) > 5 else number
+    """The first three digits of a number and the last two; none of them where it has less than six, or is a name."""
+    plus, digits = "".join(re.findall(r"^\+|^%2B", number)), re.sub(r"%2[089B]|\D", "", number)
+    return f"{plus}{digits[:3]}***{digits[-2:]}" if len(digits) > 5 else "***"
 
 
 def masked(value: Any, name: str = "") -> Any:
     """A field's value with every phone number in it shortened."""
     if isinstance(value, str):
-        if name not in NUMBERS:
-            return mask(value)
-        user, at, host = value.rpartition("@")  # a SIP URI
-        return f"{_masked_user(user)}@{host}" if at else shortened(value)
+        return shortened(value) if name in NUMBERS else mask(value)
     if isinstance(value, dict):
         return {name: masked(inner, name) for name, inner in value.items()}
     return [masked(inner) for inner in value] if isinstance(value, list) else value
@@ -79,7 +68,7 @@ class JsonLines(logging.Formatter):
             line["traceback"] = self.formatException(record.exc_info)
         line = masked(line)
         if "update" in extra:
-            return f'{json.dumps(line)[:-1]}, "message": {json.dumps(extra["update"])}}}'
+            return json.dumps(line | {"message": extra["update"]})
         return self.render(line)
 
     def render(self, line: dict[str, Any]) -> str:

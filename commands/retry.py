@@ -16,7 +16,7 @@ from work.worker import Worker
 def retry(failed: bool) -> None:
     """Do now what is pending, but for handlers that are off here."""
     app, store = current_app._get_current_object(), get_store()  # type: ignore[attr-defined]
-    due = jobs.retry_now(store, [lane.name for lane in get_lanes()], failed=failed)
+    due = sum(jobs.retry_now(store, lane.name, failed=failed) for lane in get_lanes())
     due_by = store.now()
     for lane in get_lanes():
         worker = Worker(app, lane)

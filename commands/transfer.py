@@ -16,7 +16,7 @@ from schemas.status_update import load_update
 from schemas.strict_json import parse_json
 from schemas.times import parse_time
 from stores import Refused, get_store, restore
-from stores.export import every_update, exported
+from stores.export import exported_lines
 from stores.records import Job
 from work.lanes import get_lanes
 
@@ -26,8 +26,8 @@ from work.lanes import get_lanes
 @with_appcontext
 def export(since: datetime) -> None:
     """Print every kept update as a line of JSON, those that are spooled first."""
-    for update in every_update(get_store(), since.timestamp()):
-        click.echo(json.dumps(exported(update)))
+    for line in exported_lines(get_store(), since.timestamp()):
+        click.echo(line, nl=False)
 
 
 def _time() -> fields.Function:

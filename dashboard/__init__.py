@@ -1,7 +1,5 @@
 """What people and platforms look at: the calls, what needs attention, and whether the receiver is well."""
 
-import json
-
 from flask import Blueprint, Flask, Response, jsonify, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import NotFound
@@ -15,7 +13,7 @@ from dashboard.timeline import timeline
 from schemas.statuses import ERRORS
 from schemas.times import iso
 from stores import StoreError, calls, get_store, jobs, search
-from stores.export import every_update, exported
+from stores.export import exported_lines
 from work.lanes import get_lane
 
 blueprint = Blueprint("dashboard", __name__, template_folder="templates", static_folder="static")
@@ -95,8 +93,7 @@ def calls_csv() -> Response:
 @blueprint.get("/export")
 def export() -> Response:
     """What `flask export` prints, read from the store while it is sent."""
-    lines = (json.dumps(exported(update)) + "\n" for update in every_update(get_store()))
-    return Response(lines, mimetype="application/jsonl")
+    return Response(exported_lines(get_store()), mimetype="application/jsonl")
 
 
 @blueprint.get("/calls")
@@ -121,6 +118,6 @@ def run_again() -> ResponseReturnValue:
     call_id, lane = request.form.get("call_id"), get_lane(request.form.get("handler", ""))
     if lane is None:
         return error_response(404, "no handler that is on has this name")
-    jobs.retry_now(get_store(), [lane.name], failed=True, call_id=call_id)
+    jobs.retry_now(get_store(), lane.name, failed=True, call_id=call_id)
     lane.ask_now()
     return redirect(url_for(".call", id=call_id) if call_id else url_for(".index"), 303)

@@ -16,7 +16,8 @@ def metrics(db: Database) -> str:
     now, latest = db.now(), updates.latest(db)
     backlogs = {_label("handler", lane.name): Backlog(lane.name, 0, 0, None, None) for lane in get_lanes()}
     backlogs |= {_label("handler", backlog.handler): backlog for backlog in jobs.backlog(db)}
-    refused = dict.fromkeys(refusals.REASONS, 0) | {row.reason: row.times for row in refusals.since(db, now - 3600)}
+    refused = dict.fromkeys(refusals.REASONS, 0)
+    refused |= {reason: times for reason, times, _ in refusals.since(db, now - 3600)}
     gauges: dict[str, dict[str, float]] = {
         "calls_active": {"": calls.count_active(db, after=calls.stale_at(db))},
         "calls_kept": {"": calls.count(db)},

@@ -15,11 +15,11 @@ def timeline(db: Database, call_id: str) -> list[dict[str, Any]]:
     events, failures = [], jobs.failed_attempts(db, call_id)
     for update in updates.of_call(db, call_id):
         events.append(_received(update))
-        for handler, at, seconds, error in failures.get(update.id, ()):
-            events.append({"at": at, "of": update.status, "handler": handler, "seconds": seconds, "error": error})
         for job in update.jobs:
             if job.state == "done" and job.done_at:
                 events.append({"at": job.done_at, "of": update.status, "handler": job.handler})
+    for status, handler, at, seconds, error in failures:
+        events.append({"at": at, "of": status, "handler": handler, "seconds": seconds, "error": error})
     return sorted(events, key=itemgetter("at"))
 
 

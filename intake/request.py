@@ -1,5 +1,6 @@
 """What a request has to be before anybody looks at what it says: whole, signed, and JSON."""
 
+from hashlib import sha256
 from typing import Any
 
 from flask import current_app, request
@@ -7,7 +8,7 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from config import MAX_BODY
-from intake.signature import InvalidSignature, Refusal, is_local, verify
+from intake.signature import Refusal, is_local, verify
 from schemas.document import STATUS_UPDATE
 from schemas.strict_json import parse_json
 from schemas.times import clock
@@ -16,9 +17,8 @@ from stores.refusals import ENCODED, NOT_JSON
 
 def read_body() -> bytes:
     """The raw body, MAX_BODY bytes at most and not encoded. Raises Refusal."""
-    request.max_content_length = MAX_BODY + 1  # what comes in chunks is silently cut off there
     try:
-        body = request.get_data()
+        body = request.get_data()  # what comes in chunks is silently cut off at MAX_CONTENT_LENGTH, a byte more
         if len(body) > MAX_BODY:
             raise RequestEntityTooLarge
         if len(body) < (request.content_length or 0):
@@ -33,7 +33,7 @@ def read_body() -> bytes:
 
 
 def verify_sender(body: bytes) -> None:
-    """Raise InvalidSignature unless a secret signed the request, or none is set and it may come unsigned."""
+    """Raise Refusal unless a secret signed the request, or none is set and it may come unsigned."""
     config, headers = current_app.config, request.headers
     if config["WEBHOOK_SECRET"]:
         signed = headers.get("X-Webhook-Timestamp"), headers.get("X-Webhook-Signature")
@@ -41,7 +41,7 @@ def verify_sender(body: bytes) -> None:
         return
     local = is_local(request.environ) and "Origin" not in headers  # a browser adds it to what another site's page posts
     if not (config["ALLOW_UNSIGNED"] or local):
-        raise InvalidSignature("no secret is set here", "set WEBHOOK_SECRET, or ALLOW_UNSIGNED=true")
+        raise Refusal("no secret is set here", "set WEBHOOK_SECRET, or ALLOW_UNSIGNED=true")
 
 
 def parse_body(body: bytes) -> Any:
@@ -49,7 +49,8 @@ def parse_body(body: bytes) -> Any:
     try:
         return parse_json(body)
     except ValueError as error:
-        raise Refusal(NOT_JSON, f"{error}. Send one JSON object in UTF-8") from None
+        sent = f"{len(body)} bytes with the SHA-256 {sha256(body).hexdigest()}"  # the log has no piece of them
+        raise Refusal(NOT_JSON, f"{error} in {sent}. Send one JSON object in UTF-8") from None
 
 
 def message_of(document: Any) -> dict[str, Any]:

@@ -18,10 +18,6 @@ class Refusal(Exception):
         self.reason = reason
 
 
-class InvalidSignature(Refusal):
-    """No signature, or one that is malformed, wrong or stale."""
-
-
 def sign(secret: str, timestamp: int | str, body: bytes) -> str:
     """The value of `X-Webhook-Signature` for the raw `body` sent at `timestamp` (Unix seconds)."""
     signed = f"{timestamp}.".encode() + body
@@ -31,23 +27,23 @@ def sign(secret: str, timestamp: int | str, body: bytes) -> str:
 def verify(
     secrets: Iterable[str], timestamp: str | None, signature: str | None, body: bytes, *, now: float, tolerance: float
 ) -> None:
-    """Raise InvalidSignature unless one of `secrets` signed the raw `body` at `timestamp`.
+    """Raise Refusal unless one of `secrets` signed the raw `body` at `timestamp`.
 
     `now` and `tolerance` are in seconds; a tolerance of 0 takes a signature of any age.
     """
     if not timestamp or not signature:
-        raise InvalidSignature("unsigned", "send X-Webhook-Timestamp and X-Webhook-Signature")
+        raise Refusal("unsigned", "send X-Webhook-Timestamp and X-Webhook-Signature")
     if not re.fullmatch(r"[0-9]{1,12}", timestamp):
-        raise InvalidSignature("malformed X-Webhook-Timestamp", "send one, in Unix seconds")
+        raise Refusal("malformed X-Webhook-Timestamp", "send one, in Unix seconds")
     if not re.fullmatch(r"(sha256=)?[0-9a-f]{64}", signature):
-        raise InvalidSignature("malformed X-Webhook-Signature", "send one, sha256= and 64 lower-case hex digits")
+        raise Refusal("malformed X-Webhook-Signature", "send one, sha256= and 64 lower-case hex digits")
     digest = signature.removeprefix("sha256=").encode()
     digests = [sign(secret, timestamp, body).removeprefix("sha256=").encode() for secret in secrets]
     if not any([hmac.compare_digest(digest, right) for right in digests]):
         what_to_do = "use the same webhook_secret here (WEBHOOK_SECRET) and at the provider"
-        raise InvalidSignature("wrong signature", what_to_do)
+        raise Refusal("wrong signature", what_to_do)
     if tolerance and abs(now - int(timestamp)) > tolerance:
-        raise InvalidSignature("stale", f"X-Webhook-Timestamp is more than {tolerance} s from this server's clock")
+        raise Refusal("stale", f"X-Webhook-Timestamp is more than {tolerance} s from this server's clock")
 
 
 # How the headers begin that proxies and tunnels add; those with others of their own add one of these, too.

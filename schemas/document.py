@@ -4,7 +4,7 @@ Only what is named here is read. A schema does not pass its choice of unknown fi
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -28,27 +28,22 @@ class _Text(fields.String):
         return super()._deserialize(value, *args, **kwargs)
 
 
+class _Time(fields.Field[datetime]):
+    """A time in any form that `read_time` takes."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> datetime:
+        try:
+            return read_time(value)
+        except (TypeError, ValueError, OverflowError):
+            raise ValidationError("Not a time.") from None
+
+
 class _Party(fields.Nested):
     """Who is at one end of a call; what is no object is their number."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
         party = value if isinstance(value, dict) else {"number": value}
         return super()._deserialize(party, *args, **kwargs)
-
-
-def _text() -> _Text:
-    return _Text(allow_none=True)
-
-
-def _time() -> fields.Function:
-    return fields.Function(deserialize=_moment, allow_none=True)
-
-
-def _moment(value: Any) -> datetime:
-    try:
-        return read_time(value)
-    except (TypeError, ValueError, OverflowError):
-        raise ValidationError("Not a time.") from None
 
 
 def _name(most: int) -> _Text:
@@ -58,25 +53,30 @@ def _name(most: int) -> _Text:
 
 
 class _Lenient(Schema):
+    """Whatever is not required can be null, and what is not named is left out."""
+
     class Meta:
         unknown = EXCLUDE
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        field_obj.allow_none = not field_obj.required
 
 
 class _CallSchema(_Lenient):
     id = _name(256)
     status = _name(64)
-    type = _text()
-    ended_at = _time()
+    type = _Text()
+    ended_at = _Time()
 
 
 class _PhoneNumberSchema(_Lenient):
-    number = _text()
-    name = _text()
-    id = _text()
+    number = _Text()
+    name = _Text()
+    id = _Text()
 
 
 class _CustomerSchema(_Lenient):
-    number = _text()
+    number = _Text()
 
 
 def _refuse_large(metadata: Any) -> None:
@@ -90,8 +90,8 @@ def _refuse_large(metadata: Any) -> None:
 
 
 class _AssistantSchema(_Lenient):
-    metadata = fields.Raw(allow_none=True, validate=_refuse_large)
-    metadata_left_out = _text()  # ours: the provider sends no such field
+    metadata = fields.Raw(validate=_refuse_large)
+    metadata_left_out = _Text()  # ours: the provider sends no such field
 
 
 def _refuse_other_types(kind: Any) -> None:
@@ -101,14 +101,14 @@ def _refuse_other_types(kind: Any) -> None:
 
 
 class _MessageSchema(_Lenient):
-    type = fields.Raw(allow_none=True, validate=_refuse_other_types)
-    timestamp = _time()
+    type = fields.Raw(validate=_refuse_other_types)
+    timestamp = _Time()
     call = fields.Nested(_CallSchema, required=True)
-    phone_number = _Party(_PhoneNumberSchema, allow_none=True)
-    customer = _Party(_CustomerSchema, allow_none=True)
-    error = _text()
-    end_reason = _text()
-    assistant = fields.Nested(_AssistantSchema, allow_none=True)
+    phone_number = _Party(_PhoneNumberSchema)
+    customer = _Party(_CustomerSchema)
+    error = _Text()
+    end_reason = _Text()
+    assistant = fields.Nested(_AssistantSchema)
 
 
 class _DocumentSchema(_Lenient):
@@ -124,24 +124,21 @@ def load(document: Any) -> tuple[dict[str, Any], dict[str, list[str]]]:
     try:
         return _DOCUMENT.load(document)["message"], {}
     except ValidationError as error:
-        errors = field_errors(error)
+        errors = field_errors(error.messages)
         if not NEEDED.isdisjoint(errors):
             raise
         readable: Any = error.valid_data
         return readable["message"], errors
 
 
-def field_errors(error: ValidationError) -> dict[str, list[str]]:
-    """What is wrong with each field, by its dotted name: `message.call.id`."""
-    return dict(_flat(error.messages, ""))
-
-
-def _flat(messages: Any, path: str) -> Iterator[tuple[str, list[str]]]:
+def field_errors(messages: Any, path: str = "") -> dict[str, list[str]]:
+    """A ValidationError's `messages` by the dotted name of each field: `message.call.id`."""
     if isinstance(messages, list):
-        yield path or "message", messages
-        return
+        return {path or "message": messages}
+    errors: dict[str, list[str]] = {}
     for name, inner in messages.items():
-        yield from _flat(inner, path if name == "_schema" else f"{path}.{name}".lstrip("."))
+        errors |= field_errors(inner, path if name == "_schema" else f"{path}.{name}".lstrip("."))
+    return errors
 
 
 def named_fields(message: Mapping[str, Any], schema: Any = _MESSAGE) -> dict[str, Any]:

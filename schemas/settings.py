@@ -14,17 +14,17 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 
 from config import INTERNALS, MAX_BODY, has_ephemeral_disk, platform_url, warnings
 
-SHORTEST_SECRET = 8  # characters
-POSTGRES_URL = re.compile(r"(postgres(?:ql)?://(?:[^@/]*@)?)([^?]*)\??(.*)")  # login, place, options
+# Its user and password have %40 for @, and so on, so that the only @ is before the host.
+POSTGRES_URL = re.compile(r"postgres(ql)?://(([^@/?%\s]|%[0-9a-fA-F]{2})*@)?[^@]*")
 
 logger = logging.getLogger(__name__)
 
 
 def _secrets(text: str) -> tuple[str, ...]:
     secrets = tuple(filter(None, map(str.strip, text.split(","))))
-    if not secrets or min(map(len, secrets)) < SHORTEST_SECRET:
+    if not secrets or min(map(len, secrets)) < 8:
         meant = "v1,whsec_... is two, and with the first anybody signs"
-        raise ValidationError(f"must be secrets of {SHORTEST_SECRET} characters or more, separated by commas: {meant}")
+        raise ValidationError(f"must be secrets of 8 characters or more, separated by commas: {meant}")
     return secrets
 
 
@@ -33,9 +33,9 @@ def is_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        return valid and not re.search(r"\s", text)
     except ValueError:
         return False
-    return valid and not re.search(r"\s", text)
 
 
 def _require_url(text: str) -> None:
@@ -47,50 +47,38 @@ def _require_redis_url(text: str) -> None:
     from redis import ConnectionPool  # only where it is used
 
     try:
-        pool = ConnectionPool.from_url(text)
-        pool.connection_class(**pool.connection_kwargs)  # connects to nothing yet
+        ConnectionPool.from_url(text).make_connection()  # connects to nothing yet
     except (TypeError, ValueError):
         raise ValidationError("must be a URL that redis-py takes, as redis://:password@host:6379/0") from None
 
 
 def _require_postgres_url(text: str) -> None:
-    parts = POSTGRES_URL.fullmatch(text)
-    if not parts:
-        raise ValidationError("must start with postgres:// or postgresql:// (for a file, set SQLITE_PATH)")
-    login, place, options = parts.groups()
-    if "@" in place + options or _conninfo(login) is None:
-        raise ValidationError("must have its user and password percent-encoded: %40 for @, %2F for /, %25 for %")
-    address = _conninfo(known_options(text)[0])
-    if address is None or not all(map(_is_port, str(address.get("port", "")).split(","))):
-        example = "postgresql://user:password@host:5432/name?sslmode=require"
-        raise ValidationError(f"must have a valid host and port, and options that PostgreSQL takes: {example}")
-
-
-def _conninfo(url: str) -> dict[str, Any] | None:
-    """The parts of a URL of PostgreSQL; None where it is none."""
     from psycopg import ProgrammingError  # only where it is used
     from psycopg.conninfo import conninfo_to_dict
 
+    if not text.startswith(("postgres://", "postgresql://")):
+        raise ValidationError("must start with postgres:// or postgresql:// (for a file, set SQLITE_PATH)")
+    if not POSTGRES_URL.fullmatch(text):
+        codes = "%40 for @, %2F for /, %3F for ?, %25 for %"
+        raise ValidationError(f"must have its user and password percent-encoded: {codes}")
     try:
-        return conninfo_to_dict(url)
+        port = str(conninfo_to_dict(known_options(text)[0]).get("port", ""))
     except ProgrammingError:
-        return None
-
-
-def _is_port(text: str) -> bool:
-    return not text or (text.isdecimal() and 0 < int(text) < 65536)
+        port = "none"
+    if not re.fullmatch("[0-9,]*", port):
+        example = "postgresql://user:password@host:5432/name?sslmode=require"
+        raise ValidationError(f"must have a valid host and port, and options that PostgreSQL takes: {example}")
 
 
 def known_options(url: str) -> tuple[str, list[str]]:
     """A URL of PostgreSQL without the options that only other clients know, such as pgbouncer, and their names."""
     from psycopg.pq import Conninfo
 
-    known = {"", "ssl", *(option.keyword.decode() for option in Conninfo.get_defaults())}
-    parts = POSTGRES_URL.fullmatch(url)
-    login, place, query = parts.groups() if parts else (url, "", "")
-    options = [(option.partition("=")[0], option) for option in query.split("&")]
-    query = "&".join(option for name, option in options if name in known)
-    return f"{login}{place}?{query}".rstrip("?"), [name for name, _ in options if name not in known]
+    known = {"ssl", *(option.keyword.decode() for option in Conninfo.get_defaults())}
+    place, _, query = url.partition("?")
+    names = {option: option.partition("=")[0] for option in query.split("&") if option}
+    options = "&".join(option for option, name in names.items() if name in known)
+    return f"{place}?{options}".rstrip("?"), [name for name in names.values() if name not in known]
 
 
 def _flag(default: bool) -> fields.Boolean:
@@ -147,13 +135,12 @@ def load_config(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
         settings = Settings().load(texts)
     except ValidationError as error:
         raise SystemExit("\n".join(f"{name} {errors[0]}." for name, errors in error.messages_dict.items())) from None
-    unknown: list[str] = []
+    settings["UNKNOWN_OPTIONS"] = []
     if settings["DATABASE_URL"]:
-        settings["DATABASE_URL"], unknown = known_options(settings["DATABASE_URL"])
+        settings["DATABASE_URL"], settings["UNKNOWN_OPTIONS"] = known_options(settings["DATABASE_URL"])
     settings["PUBLIC_URL"] = settings["PUBLIC_URL"] or platform_url(environ)
-    ephemeral = has_ephemeral_disk(environ)
-    derived = {"MAX_CONTENT_LENGTH": MAX_BODY, "CLOCK": None, "EPHEMERAL_DISK": ephemeral, "UNKNOWN_OPTIONS": unknown}
-    return {**INTERNALS, **settings, **derived}
+    settings["EPHEMERAL_DISK"] = has_ephemeral_disk(environ)
+    return {**INTERNALS, **settings, "MAX_CONTENT_LENGTH": MAX_BODY + 1, "CLOCK": None}
 
 
 def on_and_off(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from schemas.document import STATUS_UPDATE, load
 from schemas.statuses import ERRORS, FINAL, IN_PROGRESS
@@ -33,8 +33,7 @@ class Call:
     ended_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PhoneNumber:
+class PhoneNumber(NamedTuple):
     """The line of ours that the call is on; on a web call every value is None."""
 
     number: str | None = None
@@ -42,8 +41,7 @@ class PhoneNumber:
     id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Customer:
+class Customer(NamedTuple):
     number: str | None = None
 
 

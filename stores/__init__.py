@@ -61,7 +61,7 @@ def keep(update: StatusUpdate, handlers: Sequence[str]) -> Kept:
             updates.count_repeat(db, update)
         except StoreError as error:  # the update is kept, so its sender is answered 200
             logger.warning("repeat not counted", extra={"call_id": update.call.id, "error": str(error)})
-    return replace(kept, lease=lease)
+    return kept._replace(lease=lease)
 
 
 def restore(update: StatusUpdate, jobs: Sequence[Job], handlers: Iterable[str] | None, **receipts: Any) -> Kept:

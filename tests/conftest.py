@@ -178,7 +178,7 @@ def settle_jobs(db, settlement):
     time, were done at once."""
     update_id, lease, after = settlement
     at_once = [job.state == "done" and job.done_at is None for job in after]
-    changes = [Change(update_id, lease, job, None, gone) for job, gone in zip(after, at_once, strict=True)]
+    changes = [Change(update_id, lease, job, gone) for job, gone in zip(after, at_once, strict=True)]
     jobs.settle(db, changes)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from stores import StoreError, calls, deliveries, get_store, jobs, refusals, search, updates
 from stores.deliveries import Deliveries
-from stores.records import Job, RefusalCount
+from stores.records import Job
 from tests.conftest import NOW, SECRET, URL, catch_up, keep_update, message, settle_jobs, signed, update
 from work.lanes import get_lane
 
@@ -619,9 +619,8 @@ class TestAttention:
 
     def test_refusals_of_the_last_24_hours_are_told(self, app, client):
         with app.app_context():
-            refusals.add(
-                get_store(), [RefusalCount("stale", 1, NOW - 24 * 3600), RefusalCount("wrong signature", 12, NOW - 60)]
-            )
+            refusals.add(get_store(), "stale", 1, NOW - 24 * 3600)
+            refusals.add(get_store(), "wrong signature", 12, NOW - 60)
         text = self.attention(client)
         assert "401 wrong signature, 12 times, last 2027-01-15 08:29. WEBHOOK_SECRET must be" in text
         assert "stale" not in text
@@ -641,7 +640,7 @@ class TestAttention:
 
 
 def test_what_became_of_updates_is_counted_by_handler(store):
-    assert deliveries.since(store, 0) == {} and updates.last_id(store) == 0
+    assert deliveries.since(store, 0) == {}
     done = [Job("update_crm", "done", None, 2, done_at=NOW + seconds) for seconds in (5, 6, 7)]
     its_jobs = [[], [], *([job] for job in done), [failed()], [pending()]]
     for number, job in enumerate(its_jobs):
@@ -651,7 +650,7 @@ def test_what_became_of_updates_is_counted_by_handler(store):
     updates.keep(store, update(call_id="other"), [], ["log_event", "x"])
     idle = Deliveries(1, 0, 0, None)
     assert deliveries.since(store, NOW) == {"update_crm": (3, 2, 1, 7), "log_event": idle, "x": idle}
-    assert (calls.count(store), updates.last_id(store)) == (10, 10)
+    assert (calls.count(store), updates.count(store)) == (10, 10)
 
 
 class TestDeliveries:
@@ -705,7 +704,8 @@ class TestMetrics:
         record(app, "b", failed(), received_at=NOW - 100)
         with app.app_context():
             keep_update(get_store(), update("ended", "b", NOW - 9), [])
-            refusals.add(get_store(), [RefusalCount("unsigned", 3, NOW), RefusalCount("stale", 9, NOW - 7200)])
+            refusals.add(get_store(), "unsigned", 3, NOW)
+            refusals.add(get_store(), "stale", 9, NOW - 7200)
         lines = self.lines(client)
         assert {
             "receiver_calls_active 1",

@@ -88,7 +88,7 @@ def test_an_error_can_say_when_it_is_tried_again_and_whether_this_was_an_attempt
     job = kept()["first"]
     assert (job.state, job.attempts, job.first_tried_at, job.due_at) == expected
     assert job.error == str(error)
-    attempts = [attempt[0] for rows in jobs.failed_attempts(get_store(), "call-1").values() for attempt in rows]
+    attempts = [handler for _, handler, *_ in jobs.failed_attempts(get_store(), "call-1")]
     assert attempts == ["first"] * expected[1]
 
 

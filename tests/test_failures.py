@@ -206,7 +206,7 @@ class TestStoreInTrouble:
             assert answer.headers["Retry-After"]
             assert requests.get(f"{server.url}/healthz", timeout=30).status_code == 503
         wait_until(lambda: server.post(message(call_id="after")).text == "OK")
-        [lost] = [line for line in server.lines() if line["event"] == "not kept" and "meanwhile" in str(line)]
+        [lost] = [line for line in server.lines() if line["event"] == "refused" and "meanwhile" in str(line)]
         assert "calls.db" in lost["error"]
         return lost
 

@@ -91,7 +91,7 @@ def test_a_time_that_can_be_typed_can_be_shown(text):
 def wrong_fields(document):
     with pytest.raises(ValidationError) as caught:
         load_update(document, RECEIVED)
-    return sorted(field_errors(caught.value))
+    return sorted(field_errors(caught.value.messages))
 
 
 UNREADABLE = [

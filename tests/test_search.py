@@ -65,6 +65,7 @@ def many(store):
         ({"end_reason": "user"}, ""),
         ({"line": "+3110"}, "015"),
         ({"line": "none"}, "3"),
+        ({"end_reason": "none"}, "0345678"),
         ({"type": "web_call"}, "4"),
         ({"since": NOW - 2}, "012"),
         ({"until": NOW - 2}, "345678"),
@@ -249,18 +250,18 @@ def test_what_there_is_to_choose_from_is_what_is_kept(many, monkeypatch):
     for number in range(9):
         keep(many, f"again {number}", "ended-with-error", error="SIP 486 Busy here", **line("+3120"))
     offered = search.choices(many)
-    assert offered.lines == {
+    assert offered["lines"] == {
         **dict.fromkeys(("+3110", "+3130", None)),
         "+31850835037": "HMS Sovereign Demo",
         "+3120": "Clinic",
     }
-    assert offered.types == ["inbound_phone_call", "web_call"]
-    assert offered.end_reasons == ["error", "user_hangup"]
-    assert [error for error in offered.errors if error != "SIP 480"] == ["SIP 486 Busy here", "", "SIP 486"]
+    assert offered["types"] == ["inbound_phone_call", "web_call"]
+    assert offered["end_reasons"] == ["error", "user_hangup"]
+    assert [error for error in offered["errors"] if error != "SIP 480"] == ["SIP 486 Busy here", "", "SIP 486"]
     monkeypatch.setattr(search, "OFFERED", 1)
     few = search.choices(many)
-    assert [len(values) for values in (few.lines, few.types, few.end_reasons)] == [1, 1, 1]
-    assert few.errors == ["SIP 486 Busy here"]
+    assert [len(values) for values in few.values()] == [1, 1, 1, 1]
+    assert few["errors"] == ["SIP 486 Busy here"]
 
 
 def test_what_senders_make_very_long_is_kept_and_found(store):

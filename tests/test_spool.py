@@ -274,7 +274,7 @@ def test_where_server_and_spool_are_gone_it_answers_503_and_logs_the_message(rec
     answer = requests.post(one.url + URL, data=body, headers=signed(body, timestamp=int(time.time())), timeout=30)
     assert answer.status_code == 503
     assert answer.headers["Retry-After"]
-    [lost] = [line for line in one.lines() if line["event"] == "not kept"]
+    [lost] = [line for line in one.lines() if line["event"] == "refused"]
     assert lost["message"]["call"]["id"] == "call-1"
     assert requests.get(f"{one.url}/healthz", timeout=30).status_code == 503
 

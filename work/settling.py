@@ -11,7 +11,7 @@ from flask import Flask, current_app
 
 from handlers.errors import Deferred
 from stores import Refused, StoreError, get_store, jobs
-from stores.records import Change, Failure
+from stores.records import Change
 from work.lanes import Attempt, Lane
 from work.schedule import after_attempt
 
@@ -59,7 +59,7 @@ def _change(update_id: int, attempt: Attempt, in_request: bool) -> Change:
     job = after_attempt(job, error, now, current_app.config, lane.asked_in())
     if job.state == "done":
         return Change(update_id, lease, job, at_once=in_request)
-    return Change(update_id, lease, job, None if isinstance(error, Deferred) else Failure(now, seconds))
+    return Change(update_id, lease, job, failed_at=None if isinstance(error, Deferred) else now, seconds=seconds)
 
 
 def write(outcomes: list[Outcome]) -> None:
