@@ -18,7 +18,7 @@ import pytest
 
 import stores
 from app import create_app
-from stores import StoreError, calls, jobs, locks, postgres_connections, retention, schema, spool, updates
+from stores import StoreError, calls, jobs, locks, postgres_connections, retention, spool, updates
 from stores.records import Job
 from tests.conftest import ROOT, keep_or_spool, keep_update, lease_next, settle_jobs, update
 from tests.loopback import wait_until
@@ -180,11 +180,6 @@ def test_a_database_that_cannot_keep_every_text_is_refused(connect, postgres, en
         assert refusal(store).endswith(f": the database's encoding is {encoding}: create one with UTF8")
     finally:
         postgres.execute("DROP DATABASE other WITH (FORCE)")
-
-
-def test_a_server_that_is_too_old_is_refused(store, monkeypatch):
-    monkeypatch.setattr(schema, "OLDEST_POSTGRES", 990000)
-    assert refusal(store).endswith(": PostgreSQL 14 or newer is needed")
 
 
 @pytest.mark.parametrize(
