@@ -18,7 +18,7 @@ def retry(failed: bool) -> None:
     app, store = current_app._get_current_object(), get_store()  # type: ignore[attr-defined]
     due = sum(jobs.retry_now(store, lane.name, failed=failed) for lane in get_lanes())
     for lane in get_lanes():
-        while lane.running or start_due(app, lane):
+        while lane.in_time() or start_due(app, lane):
             wait(app, lane)
     backlogs = jobs.backlog(store)
     click.echo(f"{due} made due, {sum(backlog.pending for backlog in backlogs)} still pending")

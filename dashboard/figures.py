@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from flask import current_app
 
-from schemas.times import iso
+from schemas.times import clock, iso
 from stores import Database, calls
 from stores.records import Tally
 
@@ -18,10 +18,10 @@ LISTED = 50  # lines, and errors; of the others it is said how many there are
 Answer = TypeVar("Answer")
 
 
-def remembered(key: Hashable, seconds: float, now: float, look_up: Callable[[], Answer]) -> Answer:
+def remembered(key: Hashable, seconds: float, look_up: Callable[[], Answer]) -> Answer:
     """What `look_up` answers, or answered in this process less than so many seconds ago. While it looks, others get the
     answer before."""
-    memory = current_app.extensions["figures"]
+    memory, now = current_app.extensions.setdefault("figures", {}), clock()
     if key not in memory or not 0 <= now - memory[key][0] < seconds:
         if key in memory:
             memory[key] = now, memory[key][1]
@@ -35,12 +35,12 @@ def first_hour(now: float, days: int = 1) -> int:
     return int(now // HOUR + 1) * HOUR - days * DAY
 
 
-def figures(db: Database, now: float, days: int = 1) -> dict[str, Any]:
+def figures(db: Database, days: int = 1) -> dict[str, Any]:
     """The figures of so many days until now: in all and by bar, line and error message, those with most calls first.
 
     `before` is the same time before, None where nothing is kept of it. Raises StoreError.
     """
-    return remembered(days, FRESH, now, lambda: _figures(db, now, days))
+    return remembered(days, FRESH, lambda: _figures(db, db.now(), days))
 
 
 def _figures(db: Database, now: float, days: int) -> dict[str, Any]:

@@ -30,9 +30,9 @@ def track_call(update: StatusUpdate) -> None:
     """Put the call into the set or take it out, as the store has it, whatever the order of updates."""
     redis, store, call_id = current_app.extensions["redis"], get_store(), update.call.id
     while True:
-        active = calls.is_active(store, call_id, _stale_before())
+        active = calls.is_active(store, call_id, calls.stale_at(store))
         ask(redis.sadd if active else redis.srem, SET, call_id)
-        if calls.is_active(store, call_id, _stale_before()) == active:  # else another update came in between
+        if calls.is_active(store, call_id, calls.stale_at(store)) == active:  # else another update came in between
             return
 
 
@@ -41,16 +41,12 @@ def mirror_active_calls() -> None:
 
     Raises Unavailable where the server is away.
     """
-    redis = current_app.extensions["redis"]
+    redis, store = current_app.extensions["redis"], get_store()
     members = ask(redis.smembers, SET)
-    active = {call.id for call in calls.active(get_store(), after=_stale_before())}
+    active = {call.id for call in calls.active(store, after=calls.stale_at(store))}
     for change, ids in ((redis.srem, members - active), (redis.sadd, active - members)):
         if ids:
             ask(change, SET, *ids)
-
-
-def _stale_before() -> float:
-    return get_store().now() - float(current_app.config["STALE_AFTER"])
 
 
 def ask(command: Any, *arguments: str) -> Any:

@@ -18,7 +18,7 @@ from stores import StoreError, get_refusals
 from stores.refusals import NOT_AN_UPDATE, NOT_KEPT, REASONS, STALE, WRONG_PATH
 
 LOGGED_WHOLE = (STALE, WRONG_PATH, NOT_AN_UPDATE, NOT_KEPT)  # as they may be updates of the provider's
-CHECK_AGENT = "call-status-receiver-check"  # the User-Agent of `flask check`, whose requests are not counted
+COMMAND_AGENT = "call-status-receiver-command"  # the User-Agent of our own commands, who see what is refused themselves
 
 Answer = tuple[Response, int]
 
@@ -45,7 +45,7 @@ def refuse(refusal: Refusal, fields: dict[str, list[str]] | None = None, cause: 
         logger.error("refused", extra={"error": error, "update": update, "fields": details})
     else:
         logger.warning("refused", extra={"error": error, "fields": details})
-    if request.user_agent.string != CHECK_AGENT:
+    if request.user_agent.string != COMMAND_AGENT:
         get_refusals().count(refusal.reason)
     return jsonify({"error": str(refusal)} | ({"fields": fields} if fields else {})), code
 

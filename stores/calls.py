@@ -3,6 +3,8 @@
 from math import inf
 from typing import Any
 
+from flask import current_app
+
 from schemas.status_update import StatusUpdate
 from schemas.statuses import ERRORS
 from schemas.strict_json import storable
@@ -97,6 +99,11 @@ def tallies(db: Database, since: float, until: float = inf) -> list[Tally]:
         {"since": since, "until": until},
     )
     return [Tally(*row) for row in rows]
+
+
+def stale_at(db: Database) -> float:
+    """A call that goes on, and whose start was received then or before, is stale."""
+    return db.now() - float(current_app.config["STALE_AFTER"])
 
 
 def count(db: Database) -> int:

@@ -81,13 +81,12 @@ def failed_attempts(db: Database, call_id: str) -> list[tuple[Any, ...]]:
 
 
 def retry_now(db: Database, handler: str, *, failed: bool = False, call_id: str | None = None) -> int:
-    """Make due now what `handler` has pending, and with `failed` also what has failed, as if never tried: of one call
+    """Make due now what `handler` has pending, and with `failed` also what has failed, for another day: of one call
     where given. Returns how many jobs that is."""
     states = "('pending', 'failed')" if failed else "('pending')"
     of_call = "" if call_id is None else "AND update_id IN (SELECT id FROM updates WHERE call_id = :call_id)"
     rows = db.execute(
         "UPDATE jobs SET due_at = :now, state = 'pending',"
-        " attempts = CASE WHEN state = 'failed' THEN 0 ELSE attempts END,"
         " first_tried_at = CASE WHEN state = 'failed' THEN NULL ELSE first_tried_at END"
         f" WHERE state <> 'done' AND state IN {states} AND handler = :handler {of_call} RETURNING 1",
         {"handler": handler, "now": db.now(), "call_id": call_id},

@@ -1,7 +1,7 @@
 """The list of calls: filtered, newest first, in pages."""
 
 from collections.abc import Iterator
-from math import inf
+from math import inf, isfinite
 from typing import Any, NamedTuple
 
 from schemas.statuses import ENDED_WITH_ERROR, FINAL, IN_PROGRESS
@@ -36,8 +36,8 @@ class Filters(NamedTuple):
 
     `search` is a number in any form, its last four digits or more, a SIP user, a customer as written, or the beginning
     of an id. `status` may be "other"; "ended-with-error" is any that ends a call with an error. `work` is "pending" or
-    "failed", `handler` whose work that is. `error` is a part of the message. `since` and `until` are about the call's
-    first update.
+    "failed", `handler` whose work that is. `error` is a part of the message, or in double quotes all of it. `since`
+    and `until` are about the call's first update.
     """
 
     search: str = ""
@@ -61,15 +61,16 @@ class Filters(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Calls, newest first. `older`: the `received_at` and id that the next page begins before; None at the end."""
+    """Calls, newest first. `older`: the `before` of the next page; None at the end."""
 
     calls: list[CallRecord]
-    older: tuple[float, str] | None = None
+    older: str | None = None
 
 
-def find(db: Database, filters: Filters, before: tuple[float, str] | None = None, limit: int = 50) -> Page:
-    """A page of the calls that all filters let through: those older than `before`."""
-    at, last_id = min(before or (inf, ""), (inf if filters.until is None else filters.until, ""))
+def find(db: Database, filters: Filters, before: str | None = None, limit: int = 50) -> Page:
+    """A page of the calls that all filters let through: the newest or, as another page's `older` says, those `before`.
+    Raises ValueError where that is no place in the list."""
+    at, last_id = min(_place(before) if before else (inf, ""), (inf if filters.until is None else filters.until, ""))
     values: dict[str, Any] = {name: storable(str(text or "")) for name, text in filters._asdict().items()}
     values |= {"digits": filters.digits, "ending": filters.digits[-DIGITS:]}
     values |= {"last": f"{values['search']}\U0010ffff", "user": f":{values['search']}@"}
@@ -77,7 +78,15 @@ def find(db: Database, filters: Filters, before: tuple[float, str] | None = None
     where = " AND ".join([_OLDER, *_conditions(filters)])
     rows = read(db, f"{where} ORDER BY received_at DESC, id DESC LIMIT :limit", **values)
     page = rows[:limit]
-    return Page(page, (page[-1].received_at, page[-1].id) if len(rows) > limit else None)
+    return Page(page, f"{page[-1].received_at!r}~{page[-1].id}" if len(rows) > limit else None)
+
+
+def _place(before: str) -> tuple[float, str]:
+    """The `received_at` and id of the call that a page begins before."""
+    at, _, id = before.partition("~")
+    if not isfinite(float(at)):
+        raise ValueError("no time")
+    return float(at), id
 
 
 def _conditions(filters: Filters) -> Iterator[str]:
@@ -91,7 +100,8 @@ def _conditions(filters: Filters) -> Iterator[str]:
     if filters.error == NONE:
         yield f"{FAILED_STATUS} AND coalesce(error, '') = ''"
     elif filters.error:  # to LIKE, some characters are not themselves, nor the same to both databases
-        yield f"{FAILED_STATUS} AND replace(lower(error), lower(:error), '') <> lower(error)"
+        contains = "replace(lower(error), lower(:error), '') <> lower(error)"
+        yield f"""{FAILED_STATUS} AND (:error = '"' || error || '"' OR {contains})"""
     for column in ("end_reason", "line", "type"):
         if value := getattr(filters, column):
             yield f"{column} IS NULL" if value == NONE else f"{column} = :{column}"

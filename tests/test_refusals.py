@@ -6,7 +6,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from intake.refusals import CHECK_AGENT
+from intake.refusals import COMMAND_AGENT
 from stores import StoreError, refusals
 from stores.refusals import REASONS
 from tests.conftest import NOW, SECRET, URL, message, signed
@@ -77,7 +77,7 @@ def test_what_is_no_update_is_not_counted(client, counts):
 
 
 def test_what_flask_check_sends_is_not_counted(client, counts):
-    assert post(client, b"{", **{"User-Agent": CHECK_AGENT}).status_code == 400
+    assert post(client, b"{", **{"User-Agent": COMMAND_AGENT}).status_code == 400
     assert counts() == {}
 
 

@@ -224,7 +224,7 @@ class TestJobs:
         assert [jobs.retry_now(store, name, failed=True) for name in HANDLERS] == [0, 1]
         assert jobs_of(store)["log_event"] == leased("log_event")
         _, job = lease_next(store, "update_crm", NOW, LEASE)
-        assert (job.attempts, job.first_tried_at, job.error) == (0, None, "answered 404")
+        assert (job.attempts, job.first_tried_at, job.error) == (1, None, "answered 404")
 
     def test_retrying_leaves_alone_what_is_leased_and_what_it_was_not_asked_for(self, store):
         record(store, call_id="leased", lease=None)

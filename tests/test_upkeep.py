@@ -334,6 +334,12 @@ class TestForget:
         assert answer.stdout == f"Nothing is kept of {who}. Give all of a number, or its last 9 digits or more.\n"
         assert len(kept()) == 3
 
+    @pytest.mark.parametrize("who", ["", " "])
+    def test_who_is_nobody_is_not_who_has_no_number(self, runner, who):
+        dispatch(update("ended", "c", customer={"number": who}))
+        assert "Nothing is kept" in runner.invoke(args=["forget", "--yes", who]).stdout
+        assert len(kept()) == 4
+
 
 class TestForgetWithASpool:
     @pytest.fixture

@@ -88,9 +88,12 @@ class Lane:
         and a service that is away is asked by one at a time."""
         if self.asked_in():
             return 0
+        return max(min(self._width - self.in_time(), PLACES - len(self.running)), 0)
+
+    def in_time(self) -> int:
+        """How many of the jobs that the worker does have not run for longer than a service may take."""
         late: float = time.monotonic() - sum(current_app.config["WORKER_PATIENCE"])
-        in_time = sum(started > late for started in list(self.running.values()))
-        return max(min(self._width - in_time, PLACES - len(self.running)), 0)
+        return sum(started > late for started in list(self.running.values()))
 
     def asked_in(self) -> float | None:
         """Seconds until a service that is away is asked again; None where it is not away."""
