@@ -15,10 +15,10 @@ from flask import Flask, Response, jsonify, request
 
 import commands
 import dashboard
-import handlers
 import logs
 import stores
 from config import WEBHOOK_PATH
+from handlers import active_calls
 from intake import refusals
 from intake.request import parse_body, read_body, verify_sender
 from schemas.document import other_type
@@ -37,7 +37,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.config.update(load_config(), **(config or {}))
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the provider that Flask has unless told otherwise
     app.add_url_rule(WEBHOOK_PATH, view_func=status_update, methods=["POST"], provide_automatic_options=False)
-    for part in (stores, handlers, lanes, threads, refusals, dashboard, commands):
+    for part in (stores, active_calls, lanes, threads, refusals, dashboard, commands):
         part.init_app(app)
     app.before_request(any_slashes)
     return app

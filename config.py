@@ -20,8 +20,7 @@ INTERNALS = {
     "SLOW_AFTER": 1.0,  # a service that took longer is left to the worker
     "AWAY_AFTER": 3,  # failures in a row
     "ASK_EVERY": 30.0,  # seconds between two requests to a service that is away
-    "STOP_WORK": 17.0,  # at a stop, for what is in hand to be done and written
-    "STOP": 22.0,  # in all, where the spool must be drained: gunicorn gives 25
+    "STOP": 18.0,  # at a stop, for what is in hand to be done and written, and the spool drained: gunicorn gives 25
     "STALE_AFTER": 12 * 3600.0,
     "CHECK_AFTER": 3600.0,  # how long a call is active before it is checked with the provider
     "CHECK_EVERY": 600.0,
@@ -88,3 +87,5 @@ def warnings(config: Mapping[str, Any]) -> Iterator[str]:
         yield "DASHBOARD_PASSWORD can be guessed: set one of 12 characters or more."
     if config["SLACK_WEBHOOK_URL"] and not config["PUBLIC_URL"]:
         yield "Alerts that are sent later have no link to the call: set PUBLIC_URL."
+    if unknown := ", ".join(config["UNKNOWN_OPTIONS"]):
+        yield f"PostgreSQL knows no such option, so it is not used: take {unknown} out of DATABASE_URL."

@@ -5,22 +5,24 @@ import logging
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 import requests
-from flask import current_app
 
 from config import WEBHOOK_PATH
-from handlers import handlers_off
+from handlers import HANDLERS
+from intake.refusals import COMMAND_AGENT
 from intake.signature import sign
 from schemas.document import STATUS_UPDATE
 from schemas.settings import is_url
 from schemas.times import isoformat
 from stores import StoreError
+from work.lanes import get_lane
 
 PATIENCE = 2.0  # seconds for a host to take a connection
 
@@ -75,12 +77,12 @@ def update_body(call_id: str, status: str, moment: datetime, customer: str, **mo
     return json.dumps({"message": message}).encode()
 
 
-def post(url: str, body: bytes, secrets: Sequence[str], age: int = 0, agent: str = "call-status-receiver") -> str:
-    """Post a raw body as the provider does, signed `age` seconds ago with the first of `secrets`, if there is any.
-    Returns what came of it."""
-    headers = {"Content-Type": "application/json", "X-Webhook-Event": STATUS_UPDATE, "User-Agent": agent}
+def post(url: str, body: bytes, secrets: Sequence[str]) -> str:
+    """Post a raw body as the provider does, signed with the first of `secrets`, if there is any. Returns what came of
+    it."""
+    headers = {"Content-Type": "application/json", "X-Webhook-Event": STATUS_UPDATE, "User-Agent": COMMAND_AGENT}
     if secrets:
-        timestamp = int(time.time()) - age
+        timestamp = int(time.time())
         headers |= {"X-Webhook-Timestamp": f"{timestamp}", "X-Webhook-Signature": sign(secrets[0], timestamp, body)}
     try:
         answer = requests.post(url, data=body, headers=headers, timeout=30, allow_redirects=False)
@@ -89,7 +91,16 @@ def post(url: str, body: bytes, secrets: Sequence[str], age: int = 0, agent: str
     return f"answered {answer.status_code}"
 
 
+def report(results: Counter[str], right: Collection[str]) -> None:
+    """Print how often each result came. Where one is not `right`, the command ends with 1."""
+    for result, count in results.most_common():
+        click.echo(f"{count} {result}")
+    if not results.keys() <= set(right):
+        sys.exit(1)
+
+
 def require_handlers(yes: bool, what: str) -> None:
     """Unless `yes`, end the command where handlers are off in this shell; `what` says what they would miss."""
-    if not yes and (names := handlers_off(current_app.config)):
+    names = [handler.__name__ for handler in HANDLERS if not get_lane(handler.__name__)]
+    if names and not yes:
         raise click.ClickException(f"off here, and so they {what}: {', '.join(names)}. Go on with --yes")

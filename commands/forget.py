@@ -23,7 +23,7 @@ def forget(who: str, yes: bool) -> None:
     # The spool comes first, as what waits there may move into the store meanwhile.
     databases = [store.spool, store] if store.spool and spool.waiting(store) else [store]
     ids = set[str]().union(*(retention.calls_of(database, who) for database in databases))
-    if not ids:
+    if not who.strip() or not ids:
         click.echo(f"Nothing is kept of {who}. Give all of a number, or its last {numbers.SHARED} digits or more.")
         return
     if not yes:

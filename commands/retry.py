@@ -7,7 +7,7 @@ from flask.cli import with_appcontext
 from commands.client import Command
 from stores import get_store, jobs
 from work.lanes import get_lanes
-from work.worker import Worker
+from work.worker import start_due, wait
 
 
 @click.command(cls=Command)
@@ -16,12 +16,10 @@ from work.worker import Worker
 def retry(failed: bool) -> None:
     """Do now what is pending, but for handlers that are off here."""
     app, store = current_app._get_current_object(), get_store()  # type: ignore[attr-defined]
-    due = jobs.retry_now(store, [lane.name for lane in get_lanes()], failed=failed)
-    due_by = store.now()
+    due = sum(jobs.retry_now(store, lane.name, failed=failed) for lane in get_lanes())
     for lane in get_lanes():
-        worker = Worker(app, lane)
-        while worker.catch_up(due_by):
-            worker.wait()
+        while lane.in_time() or start_due(app, lane):
+            wait(app, lane)
     backlogs = jobs.backlog(store)
     click.echo(f"{due} made due, {sum(backlog.pending for backlog in backlogs)} still pending")
     reasons = {lane.name: lane.reason or "its service answers" for lane in get_lanes()}

@@ -14,7 +14,7 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
-from commands.client import Command, post, require_connection, update_body, webhook_url
+from commands.client import Command, post, report, require_connection, update_body, webhook_url
 from config import LOOPBACK
 from schemas.statuses import ENDED, ENDED_WITH_ERROR, IN_PROGRESS
 
@@ -37,11 +37,7 @@ def simulate(url: str, calls: int, rate: float, errors: float, yes: bool) -> Non
         for offset, body in bar:
             time.sleep(max(0, started + offset - time.monotonic()))
             answers.append(pool.submit(post, url, body, current_app.config["WEBHOOK_SECRET"]))
-    results = Counter(answer.result() for answer in answers)
-    for result, count in results.most_common():
-        click.echo(f"{count} {result}")
-    if results.keys() != {"answered 200"}:
-        sys.exit(1)
+    report(Counter(answer.result() for answer in answers), ["answered 200"])
 
 
 def made_up_calls(calls: int, rate: float, errors: float) -> Iterator[tuple[float, bytes]]:

@@ -4,19 +4,20 @@ import json
 import sys
 from collections import Counter
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
 from flask import current_app
 from flask.cli import with_appcontext
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
-from commands.client import Command, post, require_handlers, webhook_url
+from commands.client import Command, post, report, require_handlers, webhook_url
+from schemas.document import other_type
 from schemas.status_update import load_update
 from schemas.strict_json import parse_json
 from schemas.times import parse_time
 from stores import Refused, get_store, restore
-from stores.export import every_update, exported
+from stores.export import exported_lines
 from stores.records import Job
 from work.lanes import get_lanes
 
@@ -26,15 +27,13 @@ from work.lanes import get_lanes
 @with_appcontext
 def export(since: datetime) -> None:
     """Print every kept update as a line of JSON, those that are spooled first."""
-    for update in every_update(get_store(), since.timestamp()):
-        click.echo(json.dumps(exported(update)))
+    for line in exported_lines(get_store(), since.timestamp()):
+        click.echo(line, nl=False)
 
 
-class _Time(fields.AwareDateTime):
-    """A time, as Unix seconds."""
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
-        return super()._deserialize(value, *args, **kwargs).timestamp()
+def _time() -> fields.Function:
+    """A time in ISO 8601, as Unix seconds."""
+    return fields.Function(deserialize=lambda text: parse_time(str(text)).timestamp(), load_default=None)
 
 
 class _JobSchema(Schema):
@@ -42,17 +41,16 @@ class _JobSchema(Schema):
     state = fields.String(required=True, validate=validate.OneOf(("pending", "failed", "done")))
     attempts = fields.Integer(load_default=0)
     error = fields.String(load_default=None)
-    due_at = _Time(load_default=None)
-    first_tried_at = _Time(load_default=None)
-    done_at = _Time(load_default=None)
+    due_at = _time()
+    first_tried_at = _time()
+    done_at = _time()
 
 
 class _LineSchema(Schema):
     """What a line of an export, or of a log, says beside the message."""
 
-    time = _Time(load_default=None)
-    received_at = _Time(load_default=None)
-    last_received_at = _Time(load_default=None)
+    received_at = _time()
+    last_received_at = _time()
     times = fields.Integer(load_default=1)
     handlers = fields.List(fields.String(), load_default=None)
     jobs = fields.List(fields.Nested(_JobSchema, unknown=EXCLUDE), load_default=None)
@@ -80,10 +78,7 @@ def import_(file: BinaryIO, url: str | None, yes: bool) -> None:
             except (ValueError, ValidationError, Refused) as error:
                 results["wrong"] += 1
                 click.echo(f"line {number}: {error}", err=True)
-    for result, count in results.items():
-        click.echo(f"{count} {result}")
-    if not results.keys() <= {"kept", "kept already", "spooled", "passed over", "answered 200"}:
-        sys.exit(1)
+    report(results, ["kept", "kept already", "spooled", "passed over", "answered 200"])
 
 
 def _take(line: bytes, url: str | None, yes: bool) -> str:
@@ -91,16 +86,12 @@ def _take(line: bytes, url: str | None, yes: bool) -> str:
 
     Raises ValueError, ValidationError or Refused where it makes no sense."""
     document = parse_json(line[line.index(b"{") :]) if b"{" in line else {}
-    if "message" not in document:
+    if "message" not in document or other_type(document):
         return "passed over"
     if url:
         return post(url, json.dumps({"message": document["message"]}).encode(), current_app.config["WEBHOOK_SECRET"])
-    return _keep(document, yes)
-
-
-def _keep(document: dict[str, Any], yes: bool) -> str:
     values = _LINE.load(document, unknown=EXCLUDE)
-    received_at = values["received_at"] or values["time"] or get_store().now()
+    received_at = values["received_at"] or get_store().now()
     update = load_update(document, datetime.fromtimestamp(received_at, UTC))
     handlers, jobs = values["handlers"], [Job(**job) for job in values["jobs"] or ()]
     if values["jobs"] is None:

@@ -1,9 +1,5 @@
 """What people and platforms look at: the calls, what needs attention, and whether the receiver is well."""
 
-import json
-from collections.abc import Iterator
-from typing import Any
-
 from flask import Blueprint, Flask, Response, jsonify, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import NotFound
@@ -17,7 +13,7 @@ from dashboard.timeline import timeline
 from schemas.statuses import ERRORS
 from schemas.times import iso
 from stores import StoreError, calls, get_store, jobs, search
-from stores.export import every_update, exported
+from stores.export import exported_lines
 from work.lanes import get_lane
 
 blueprint = Blueprint("dashboard", __name__, template_folder="templates", static_folder="static")
@@ -29,7 +25,6 @@ blueprint.after_request(add_headers)
 
 
 def init_app(app: Flask) -> None:
-    app.extensions["figures"] = {}
     app.register_blueprint(blueprint)
 
 
@@ -62,7 +57,7 @@ def prometheus() -> Response:
 @blueprint.get("/")
 def index() -> str:
     db = get_store()
-    choices = remembered("choices", 60.0, db.now(), lambda: search.choices(db))
+    choices = remembered("choices", 60.0, lambda: search.choices(db))
     return render_template("index.html", choices=choices, **page.contents())
 
 
@@ -80,37 +75,25 @@ def live() -> Response:
 def calls_json() -> Response:
     """The overview, and in `recent` the page of the list that the filters ask for; `next` is the URL of the next."""
     db = get_store()
-    query, filters, before = listing.read_url()
-    calls_page = search.find(db, filters, before)
-    answer = page.overview(db, most=300) | {"recent": calls_page.calls}
+    query, _, recent = listing.read_url(db)
+    answer = page.overview(db, most=300) | {"recent": recent.calls}
     answer |= {name: [*map(listing.call_state, answer[name])] for name in ("active", "stale", "recent")}
-    older = listing.before(calls_page)
-    older_url = url_for(".calls_json", before=older, **query) if older else None
-    return jsonify(answer | {"next": older_url, "last_24_hours": figures(db, db.now())})
+    older = url_for(".calls_json", before=recent.older, **query) if recent.older else None
+    return jsonify(answer | {"next": older, "last_24_hours": figures(db)})
 
 
-@blueprint.get("/calls.<any(csv, jsonl):kind>")
-def download(kind: str) -> Response:
+@blueprint.get("/calls.csv")
+def calls_csv() -> Response:
     """All calls that the filters let through, read from the store while they are sent."""
-    _, filters, _ = listing.read_url()
-    calls = listing.every_call(get_store(), filters)
-    if kind == "csv":
-        return _attachment("calls.csv", "text/csv", listing.csv_lines(calls))
-    return _json_lines("calls.jsonl", map(listing.call_state, calls))
+    db = get_store()
+    _, filters, newest = listing.read_url(db)
+    return Response(listing.csv_lines(listing.every_call(db, filters, newest)), mimetype="text/csv")
 
 
 @blueprint.get("/export")
 def export() -> Response:
     """What `flask export` prints, read from the store while it is sent."""
-    return _json_lines("updates.jsonl", map(exported, every_update(get_store())))
-
-
-def _json_lines(name: str, documents: Iterator[dict[str, Any]]) -> Response:
-    return _attachment(name, "application/jsonl", (json.dumps(document) + "\n" for document in documents))
-
-
-def _attachment(name: str, mimetype: str, lines: Iterator[str]) -> Response:
-    return Response(lines, mimetype=mimetype, headers={"Content-Disposition": f"attachment; filename={name}"})
+    return Response(exported_lines(get_store()), mimetype="application/jsonl")
 
 
 @blueprint.get("/calls")
@@ -120,7 +103,7 @@ def call() -> Response:
     parts = {"id": call_id, "call": calls.get(db, call_id), "events": timeline(db, call_id)}
     if not (parts["call"] or parts["events"]):
         return error_response(404, "no call with this id is kept")
-    answer = make_response(render_template("call.html", **parts, stale_at=page.stale_at(db)))
+    answer = make_response(render_template("call.html", **parts, stale_at=calls.stale_at(db)))
     answer.add_etag()
     answer.make_conditional(request)
     return answer
@@ -135,6 +118,6 @@ def run_again() -> ResponseReturnValue:
     call_id, lane = request.form.get("call_id"), get_lane(request.form.get("handler", ""))
     if lane is None:
         return error_response(404, "no handler that is on has this name")
-    jobs.retry_now(get_store(), [lane.name], failed=True, call_id=call_id)
+    jobs.retry_now(get_store(), lane.name, failed=True, call_id=call_id)
     lane.ask_now()
     return redirect(url_for(".call", id=call_id) if call_id else url_for(".index"), 303)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from flask import current_app
 
-from schemas.times import iso
+from schemas.times import clock, iso
 from stores import Database, calls
 from stores.records import Tally
 
@@ -18,10 +18,10 @@ LISTED = 50  # lines, and errors; of the others it is said how many there are
 Answer = TypeVar("Answer")
 
 
-def remembered(key: Hashable, seconds: float, now: float, look_up: Callable[[], Answer]) -> Answer:
+def remembered(key: Hashable, seconds: float, look_up: Callable[[], Answer]) -> Answer:
     """What `look_up` answers, or answered in this process less than so many seconds ago. While it looks, others get the
     answer before."""
-    memory = current_app.extensions["figures"]
+    memory, now = current_app.extensions.setdefault("figures", {}), clock()
     if key not in memory or not 0 <= now - memory[key][0] < seconds:
         if key in memory:
             memory[key] = now, memory[key][1]
@@ -35,55 +35,65 @@ def first_hour(now: float, days: int = 1) -> int:
     return int(now // HOUR + 1) * HOUR - days * DAY
 
 
-def figures(db: Database, now: float, days: int = 1) -> dict[str, Any]:
+def figures(db: Database, days: int = 1) -> dict[str, Any]:
     """The figures of so many days until now: in all and by bar, line and error message, those with most calls first.
 
     `before` is the same time before, None where nothing is kept of it. Raises StoreError.
     """
-    return remembered(days, FRESH, now, lambda: _figures(db, now, days))
+    return remembered(days, FRESH, lambda: _figures(db, db.now(), days))
 
 
 def _figures(db: Database, now: float, days: int) -> dict[str, Any]:
     since, step = first_hour(now, days), PERIODS[days]
-    whole, lines, errors = Tally(), defaultdict[Any, Tally](Tally), defaultdict[Any, Tally](Tally)
-    bars, names = [], {}
+    bars, tallies = [], []
     for start in range(since, since + days * DAY, step):
-        bar = Tally()
-        for line, name, error, tally in calls.tallies(db, start, start + step):
-            bar.add(tally)
-            lines[line].add(tally)
-            if name:
-                names[line] = name  # what it was last called stands
-            if error is not None:
-                errors[error].add(tally)
-        whole.add(bar)
-        bars.append({"hour": iso(start), "until": iso(start + step), "calls": bar.calls, "errors": bar.errors})
-    earlier = calls.tally(db, since - days * DAY, now - days * DAY)
-    has_earlier = earlier.calls and current_app.config["RETENTION_DAYS"] >= 2 * days
-    return _rates(whole) | {
+        bar = calls.tallies(db, start, start + step)
+        counts = {"calls": _count(bar), "errors": _count(_errors(bar))}
+        bars.append({"hour": iso(start), "until": iso(start + step), **counts})
+        tallies += bar
+    lines, errors = defaultdict[Any, list[Tally]](list), defaultdict[Any, list[Tally]](list)
+    for tally in tallies:
+        lines[tally.line].append(tally)
+    for tally in _errors(tallies):
+        errors[tally.error].append(tally)
+    names = {tally.line: tally.line_name for tally in tallies if tally.line_name}  # what it was last called stands
+    has_earlier = current_app.config["RETENTION_DAYS"] >= 2 * days
+    earlier = calls.tallies(db, since - days * DAY, now - days * DAY) if has_earlier else []
+    return _rates(tallies) | {
         "days": days,
         "since": iso(since),
-        "before": _rates(earlier) if has_earlier else None,
+        "before": _rates(earlier) if earlier else None,
         "hours": bars,
         "errors_by_message": [
-            {"error": error, "calls": tally.calls, "latest": iso(tally.latest)} for error, tally in _most(errors)
+            {"error": error, "calls": _count(its), "latest": iso(max(tally.latest for tally in its))}
+            for error, its in _most(errors)
         ],
         "more_errors": max(len(errors) - LISTED, 0),
-        "lines": [{"line": line, "line_name": names.get(line), **_rates(tally)} for line, tally in _most(lines)],
+        "lines": [{"line": line, "line_name": names.get(line), **_rates(its)} for line, its in _most(lines)],
         "more_lines": max(len(lines) - LISTED, 0),
     }
 
 
-def _rates(tally: Tally) -> dict[str, Any]:
+def _count(tallies: list[Tally]) -> int:
+    return sum(tally.calls for tally in tallies)
+
+
+def _errors(tallies: list[Tally]) -> list[Tally]:
+    """Those of calls that ended with an error."""
+    return [tally for tally in tallies if tally.error is not None]
+
+
+def _rates(tallies: list[Tally]) -> dict[str, Any]:
     """The rate is None where there were no calls, the mean where no call's duration is known."""
+    number, errors, timed = _count(tallies), _count(_errors(tallies)), sum(tally.timed for tally in tallies)
     return {
-        "calls": tally.calls,
-        "errors": tally.errors,
-        "error_rate": tally.errors / tally.calls if tally.calls else None,
-        "mean_seconds": tally.seconds / tally.timed if tally.timed else None,
+        "calls": number,
+        "errors": errors,
+        "error_rate": errors / number if number else None,
+        "mean_seconds": sum(tally.seconds for tally in tallies) / timed if timed else None,
     }
 
 
-def _most(tallies: dict[Any, Tally]) -> list[tuple[Any, Tally]]:
+def _most(groups: dict[Any, list[Tally]]) -> list[tuple[Any, list[Tally]]]:
     """Those with most calls first, at most LISTED."""
-    return sorted(tallies.items(), key=lambda item: (-item[1].calls, item[0] or ""))[:LISTED]
+    return sorted(groups.items(), key=lambda group: (-_count(group[1]), group[0] or ""))[:LISTED]

@@ -17,7 +17,7 @@ def health(details: bool) -> tuple[dict[str, Any], int]:
     """What /healthz tells, and its status: 503 where an update could not be kept. With `details` it is as of now; for
     strangers one look at the store does for a second."""
     store, now = get_store(), clock()
-    figures = look(store) if details else remembered("health", LOOK_EVERY, now, lambda: look(store))
+    figures = look(store) if details else remembered("health", LOOK_EVERY, lambda: look(store))
     last_update_at, not_kept_at = figures["last_update_at"], get_refusals().not_kept_at
     failed = not_kept_at > max(last_update_at or 0, now - NOT_KEPT_FOR)
     is_well = figures["pending"] is not None and not failed
@@ -27,7 +27,7 @@ def health(details: bool) -> tuple[dict[str, Any], int]:
 
 def look(store: Database) -> dict[str, Any]:
     """The figures of `store`, or of its spool while it cannot be reached, and why that is. This writes nothing."""
-    answer: dict[str, Any] = {"store": store.name, **UNKNOWN, "handlers": {}, "spooled": spool.waiting(store)}
+    answer: dict[str, Any] = {"store": store.name, **UNKNOWN, "spooled": spool.waiting(store)}
     reason = store.failure or (store.spool.failure if store.spool else "")
     for db in filter(None, (store, store.spool)):
         try:
@@ -41,7 +41,7 @@ def look(store: Database) -> dict[str, Any]:
 
 
 def figures(db: Database) -> dict[str, Any]:
-    """What is still to be done in `db`, in all and by handler. Raises StoreError."""
+    """What is still to be done in `db`, and each handler's last error. Raises StoreError."""
     backlogs = jobs.backlog(db)
     oldest = min((backlog.oldest for backlog in backlogs if backlog.oldest is not None), default=None)
     return {
@@ -49,14 +49,5 @@ def figures(db: Database) -> dict[str, Any]:
         "failed": sum(backlog.failed for backlog in backlogs),
         "oldest_pending_s": None if oldest is None else round(db.now() - oldest, 1),
         "last_update_at": updates.latest(db),
-        "handlers": {
-            backlog.handler: {
-                "pending": backlog.pending,
-                "failed": backlog.failed,
-                "oldest_pending_at": iso(backlog.oldest),
-                "next_try_at": iso(backlog.due_at),
-                "error": backlog.error and mask(backlog.error),
-            }
-            for backlog in backlogs
-        },
+        "errors": {backlog.handler: mask(backlog.error) for backlog in backlogs if backlog.error},
     }

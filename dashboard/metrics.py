@@ -5,8 +5,6 @@ https://prometheus.io/docs/instrumenting/exposition_formats
 
 import json
 
-from flask import current_app
-
 from stores import Database, calls, jobs, refusals, spool, updates
 from stores.records import Backlog
 from work.lanes import get_lanes
@@ -18,9 +16,10 @@ def metrics(db: Database) -> str:
     now, latest = db.now(), updates.latest(db)
     backlogs = {_label("handler", lane.name): Backlog(lane.name, 0, 0, None, None) for lane in get_lanes()}
     backlogs |= {_label("handler", backlog.handler): backlog for backlog in jobs.backlog(db)}
-    refused = dict.fromkeys(refusals.REASONS, 0) | {row.reason: row.times for row in refusals.since(db, now - 3600)}
+    refused = dict.fromkeys(refusals.REASONS, 0)
+    refused |= {reason: times for reason, times, _ in refusals.since(db, now - 3600)}
     gauges: dict[str, dict[str, float]] = {
-        "calls_active": {"": calls.count_active(db, after=now - current_app.config["STALE_AFTER"])},
+        "calls_active": {"": calls.count_active(db, after=calls.stale_at(db))},
         "calls_kept": {"": calls.count(db)},
         "updates_kept": {"": updates.count(db)},
         "updates_spooled": {"": spool.waiting(db)},

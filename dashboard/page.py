@@ -8,7 +8,7 @@ from flask import current_app, request
 from config import WEBHOOK_PATH, dangers, public_url, warnings
 from dashboard import listing
 from dashboard.figures import PERIODS, figures, first_hour, remembered
-from stores import Database, calls, deliveries, get_store, jobs, refusals, search, spool, updates
+from stores import Database, calls, deliveries, get_store, jobs, refusals, spool, updates
 from stores.deliveries import AT_ONCE, Deliveries
 from stores.records import Backlog
 from work.lanes import get_lanes
@@ -31,9 +31,7 @@ def contents() -> dict[str, Any]:
     `trail`: where the page of the list begins, and before it those that led there.
     """
     db, trail = get_store(), request.args.getlist("before")
-    query, filters, before = listing.read_url()
-    page = search.find(db, filters, before)
-    older = listing.before(page)
+    query, filters, page = listing.read_url(db)
     is_part = bool(trail or query)
     parts = {
         "page": page,
@@ -41,8 +39,8 @@ def contents() -> dict[str, Any]:
         "wanted": filters,
         "part": is_part,
         "trail": trail,
-        "older": [older, *trail][:MAX_TRAIL] if older else None,
-        "stale_at": stale_at(db),
+        "older": [page.older, *trail][:MAX_TRAIL] if page.older else None,
+        "stale_at": calls.stale_at(db),
     }
     return parts if is_part else parts | _above(db)
 
@@ -52,7 +50,7 @@ def _above(db: Database) -> dict[str, Any]:
     now, days = db.now(), request.args.get("days", type=int)
     days = days if days in PERIODS else 1
     backlogs, spooled = jobs.backlog(db), spool.waiting(db)
-    rows = remembered(("deliveries", days), 60.0, now, lambda: deliveries.since(db, first_hour(now, days)))
+    rows = remembered(("deliveries", days), 60.0, lambda: deliveries.since(db, first_hour(now, days)))
     return overview(db, most=5) | {
         "undone": [backlog for backlog in backlogs if _is_late(backlog, now - PENDING_TOO_LONG)],
         "all_delivered": not spooled and not any(_is_late(backlog, now - AT_ONCE) for backlog in backlogs),
@@ -64,7 +62,7 @@ def _above(db: Database) -> dict[str, Any]:
         "dangers": [*dangers(current_app.config)],
         "warnings": [*warnings(current_app.config)],
         "deliveries": {lane.name: rows.get(lane.name, Deliveries()) for lane in get_lanes()},
-        "figures": figures(db, now, days),
+        "figures": figures(db, days),
         "url": public_url(),
         "webhook_path": WEBHOOK_PATH,
     }
@@ -72,17 +70,12 @@ def _above(db: Database) -> dict[str, Any]:
 
 def overview(db: Database, most: int) -> dict[str, Any]:
     """The active and the stale calls, at most so many of each, and how many they are."""
-    stale = stale_at(db)
+    stale = calls.stale_at(db)
     return {
         "counts": {"active": calls.count_active(db, after=stale), "stale": calls.count_active(db, until=stale)},
         "active": calls.active(db, after=stale, limit=most),
         "stale": calls.active(db, until=stale, limit=most),
     }
-
-
-def stale_at(db: Database) -> float:
-    """A call that goes on, and whose start was received then or before, is stale."""
-    return db.now() - float(current_app.config["STALE_AFTER"])
 
 
 def _is_late(backlog: Backlog, since: float) -> bool:

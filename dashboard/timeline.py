@@ -1,8 +1,6 @@
 """What happened to a call."""
 
 import json
-from collections import Counter
-from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
@@ -16,22 +14,21 @@ def timeline(db: Database, call_id: str) -> list[dict[str, Any]]:
     later."""
     events, failures = [], jobs.failed_attempts(db, call_id)
     for update in updates.of_call(db, call_id):
-        attempts = failures.get(update.id, [])
-        events.append(_received(update, Counter(handler for handler, *_ in attempts)))
-        for handler, at, seconds, error in attempts:
-            events.append({"at": at, "of": update.status, "handler": handler, "seconds": seconds, "error": error})
+        events.append(_received(update))
         for job in update.jobs:
             if job.state == "done" and job.done_at:
                 events.append({"at": job.done_at, "of": update.status, "handler": job.handler})
+    for status, handler, at, seconds, error in failures:
+        events.append({"at": at, "of": status, "handler": handler, "seconds": seconds, "error": error})
     return sorted(events, key=itemgetter("at"))
 
 
-def _received(update: StoredUpdate, failed: Counter[str]) -> dict[str, Any]:
+def _received(update: StoredUpdate) -> dict[str, Any]:
     """An update, and what became of it in each handler that it was given to or that is on: a job, or a state where
     there is none."""
     message = json.loads(update.message)["message"]
     outcomes: dict[str, Job | str] = dict.fromkeys(update.handlers or (), "done at once")
-    outcomes |= {job.handler: replace(job, attempts=_attempts(job, failed[job.handler])) for job in update.jobs}
+    outcomes |= {job.handler: job for job in update.jobs}
     not_given = "not known, as it was imported" if update.handlers is None else "was off"
     for lane in get_lanes():
         if lane.name not in outcomes:
@@ -43,10 +40,3 @@ def _received(update: StoredUpdate, failed: Counter[str]) -> dict[str, Any]:
         "left_out": message.get("assistant", {}).get("metadata_left_out"),
         "outcomes": outcomes,
     }
-
-
-def _attempts(job: Job, failed: int) -> int:
-    """How often a job was tried, also before it was run again; 0 where another update's message did its work."""
-    if job.state != "done":
-        return max(job.attempts, failed)
-    return max(job.attempts, failed + 1) if job.attempts else 0

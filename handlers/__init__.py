@@ -8,9 +8,6 @@ died in between.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flask import Flask
-
-from handlers import active_calls
 from handlers.active_calls import track_call
 from handlers.crm import update_crm
 from handlers.event_log import log_event
@@ -35,15 +32,6 @@ WANTS: dict[Handler, Callable[[StatusUpdate], bool]] = {alert_on_error: lambda u
 ASKS_NOBODY: tuple[Handler, ...] = (log_event,)
 
 
-def init_app(app: Flask) -> None:
-    app.extensions["redis"] = active_calls.connect(app.config)
-
-
 def active_handlers(config: Mapping[str, Any]) -> list[Handler]:
     """The handlers that are on, in their order."""
     return [handler for handler in HANDLERS if handler not in NEEDS or config[NEEDS[handler]]]
-
-
-def handlers_off(config: Mapping[str, Any]) -> list[str]:
-    """The names of the handlers that are off."""
-    return [handler.__name__ for handler in HANDLERS if handler not in active_handlers(config)]

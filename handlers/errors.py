@@ -6,7 +6,7 @@ class Retry(Exception):
 
     def __init__(self, reason: str = "", after: float | None = None):
         super().__init__(reason)
-        self.after = after
+        self.after = None if after is None else float(after)
 
 
 class Unavailable(Retry):

@@ -16,7 +16,6 @@ from handlers.errors import DoneBefore, GiveUp, NotFound, OutOfPatience, Retry, 
 
 POOL = 32  # connections to one host: as many as a lane has places
 FRESH = 20.0  # seconds that a session is used: firewalls forget idle connections
-LONGEST_RETRY_AFTER = 3600.0  # seconds
 LONGEST_ANSWER = 64 * 1024  # bytes, unpacked
 LONGEST_REASON = 200  # characters of an answer that is not a 2xx
 
@@ -100,10 +99,8 @@ def _refusal(answer: requests.Response, text: str) -> Exception:
 
 
 def _retry_after(answer: requests.Response) -> float | None:
-    """Seconds from now, an hour at most, from either form of RFC 9110's Retry-After; None where it is neither, or not
-    in the future."""
+    """Seconds from now, from either form of RFC 9110's Retry-After; None where it is neither, or not in the future."""
     try:
-        seconds = RetryPolicy().get_retry_after(answer.raw)
+        return RetryPolicy().get_retry_after(answer.raw) or None
     except (HTTPError, ValueError, OverflowError):
         return None
-    return min(seconds, LONGEST_RETRY_AFTER) if seconds else None

@@ -40,8 +40,7 @@ def alert_on_error(update: StatusUpdate) -> None:
 
 def send(text: str) -> None:
     """Post a message to the chat. Raises what `post` does."""
-    url = current_app.config["SLACK_WEBHOOK_URL"]
-    answer = post(url, {"text": text})
+    answer = post(current_app.config["SLACK_WEBHOOK_URL"], {"text": text})
     if _is_slack() and answer != "ok":
         raise Retry(f"answered 200 but {answer[:100]}")
 

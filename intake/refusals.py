@@ -13,12 +13,12 @@ from intake.request import read_body, verify_sender
 from intake.signature import Refusal
 from schemas.document import field_errors, named_fields, other_type
 from schemas.strict_json import parse_json
-from schemas.times import clock
+from schemas.times import clock, iso
 from stores import StoreError, get_refusals
 from stores.refusals import NOT_AN_UPDATE, NOT_KEPT, REASONS, STALE, WRONG_PATH
 
 LOGGED_WHOLE = (STALE, WRONG_PATH, NOT_AN_UPDATE, NOT_KEPT)  # as they may be updates of the provider's
-CHECK_AGENT = "call-status-receiver-check"  # the User-Agent of `flask check`, whose requests are not counted
+COMMAND_AGENT = "call-status-receiver-command"  # the User-Agent of our own commands, who see what is refused themselves
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +35,10 @@ def refuse(refusal: Refusal) -> Response:
     code, _ = REASONS[refusal.reason]
     details = {"error": f"{code} {refusal}"} | refusal.details
     if refusal.reason in LOGGED_WHOLE and (update := _update()):
-        logger.error("refused", extra={"update": update, "fields": details})
+        logger.error("refused", extra={"update": update, "fields": details | {"received_at": iso(clock())}})
     else:
         logger.warning("refused", extra={"fields": details})
-    if request.user_agent.string != CHECK_AGENT:
+    if request.user_agent.string != COMMAND_AGENT:
         get_refusals().count(refusal.reason)
     wrong = refusal.details.get("wrong")
     return make_response(jsonify({"error": str(refusal)} | ({"fields": wrong} if wrong else {})), code)

@@ -10,10 +10,11 @@ from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
+from schemas.strict_json import storable
 from schemas.times import read_time
 
 STATUS_UPDATE = "status-update"  # the type of these messages
-MAX_METADATA = 64 * 1024  # bytes
+MAX_METADATA, MAX_LEVELS = 64 * 1024, 16  # bytes, and levels that arrays and objects nest
 # Without these nothing can be kept; any other field can be left out.
 NEEDED = {"message", "message.call", "message.call.id", "message.call.status"}
 
@@ -78,6 +79,10 @@ def _refuse_large(metadata: Any) -> None:
     size = len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
     if size > MAX_METADATA:
         raise ValidationError(f"{size:,} bytes, over {MAX_METADATA:,}")
+    try:
+        storable(metadata, MAX_LEVELS)
+    except ValueError:
+        raise ValidationError(f"deeper than {MAX_LEVELS} levels") from None
 
 
 class _AssistantSchema(_Lenient):

@@ -49,15 +49,26 @@ def _require_redis_url(text: str) -> None:
         raise ValidationError("Must be a URL that redis-py takes, as redis://:password@host:6379/0.") from None
 
 
-def _require_known_options(url: str) -> None:
+def _require_conninfo(url: str) -> None:
     from psycopg import ProgrammingError  # only where it is used
     from psycopg.conninfo import conninfo_to_dict
 
     try:
-        conninfo_to_dict(url)
+        conninfo_to_dict(known_options(url)[0])
     except ProgrammingError:
         example = "postgresql://user:password@host:5432/name?sslmode=require"
-        raise ValidationError(f"Must have only options that PostgreSQL knows, no pgbouncer: {example}.") from None
+        raise ValidationError(f"Must be a URL that PostgreSQL takes, as {example}.") from None
+
+
+def known_options(url: str) -> tuple[str, list[str]]:
+    """A URL of PostgreSQL without the options that only other clients know, such as pgbouncer, and their names."""
+    from psycopg.pq import Conninfo
+
+    known = {"ssl", *(option.keyword.decode() for option in Conninfo.get_defaults())}
+    place, _, query = url.partition("?")
+    names = {option: option.partition("=")[0] for option in query.split("&") if option}
+    options = "&".join(option for option, name in names.items() if name in known)
+    return f"{place}?{options}".rstrip("?"), [name for name in names.values() if name not in known]
 
 
 POSTGRES_URL = validate.Regexp(r"postgres(ql)?://", error="Must start with postgres:// (for a file, set SQLITE_PATH).")
@@ -74,7 +85,7 @@ class Settings(Schema):
     ALLOW_UNSIGNED = fields.Boolean(load_default=False)
     WEBHOOK_TOLERANCE = fields.Integer(load_default=300, validate=validate.Range(0, 86400))
     SQLITE_PATH = fields.String(load_default="instance/calls.db")
-    DATABASE_URL = fields.String(load_default=None, validate=[POSTGRES_URL, ENCODED_LOGIN, _require_known_options])
+    DATABASE_URL = fields.String(load_default=None, validate=[POSTGRES_URL, ENCODED_LOGIN, _require_conninfo])
     REDIS_URL = fields.String(load_default=None, validate=_require_redis_url)
     REDIS_TLS_VERIFY = fields.Boolean(load_default=True)
     CRM_WEBHOOK_URL = fields.String(load_default=None, validate=_require_url)
@@ -105,6 +116,9 @@ def load_config(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
         settings = Settings().load(texts)
     except ValidationError as error:
         raise SystemExit("\n".join(f"{name}: {errors[0]}" for name, errors in error.messages_dict.items())) from None
+    settings["UNKNOWN_OPTIONS"] = []
+    if settings["DATABASE_URL"]:
+        settings["DATABASE_URL"], settings["UNKNOWN_OPTIONS"] = known_options(settings["DATABASE_URL"])
     settings["PUBLIC_URL"] = settings["PUBLIC_URL"] or platform_url(environ)
     settings["EPHEMERAL_DISK"] = has_ephemeral_disk(environ)
     return {**INTERNALS, **settings, "MAX_CONTENT_LENGTH": MAX_BODY + 1, "CLOCK": None}

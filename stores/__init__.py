@@ -6,8 +6,8 @@ to connect, to lock and to be durable. Every verb raises StoreError when the dat
 seconds.
 """
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +20,6 @@ from stores.records import Job, Kept, Refused, StoreError
 from stores.refusals import RefusalCounter
 from stores.spool import RESERVE
 from stores.sqlite import SQLite
-
-logger = logging.getLogger(__name__)
 
 __all__ = ["Database", "Refused", "StoreError", "create", "get_refusals", "get_store", "keep", "restore"]
 
@@ -57,11 +55,9 @@ def keep(update: StatusUpdate, handlers: Sequence[str]) -> Kept:
     lease = db.now() + current_app.config["LEASE"]
     kept = restore(update, [Job(name, "leased", lease) for name in handlers], handlers)
     if kept.outcome == "repeat":
-        try:
+        with suppress(StoreError):  # the update is kept, so its sender is answered 200
             updates.count_repeat(db, update)
-        except StoreError as error:  # the update is kept, so its sender is answered 200
-            logger.warning("repeat not counted", extra={"call_id": update.call.id, "error": str(error)})
-    return replace(kept, lease=lease)
+    return kept._replace(lease=lease)
 
 
 def restore(update: StatusUpdate, jobs: Sequence[Job], handlers: Iterable[str] | None, **receipts: Any) -> Kept:
@@ -75,5 +71,5 @@ def restore(update: StatusUpdate, jobs: Sequence[Job], handlers: Iterable[str] |
         if db.spool is None:
             raise
     jobs = [replace(job, state="pending", due_at=db.now()) if job.state == "leased" else job for job in jobs]
-    update_id = updates.keep(db.spool, update, jobs, handlers, **receipts)
-    return Kept("repeat" if update_id is None else "spooled")
+    updates.keep(db.spool, update, jobs, handlers, **receipts)
+    return Kept("spooled")

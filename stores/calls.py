@@ -1,8 +1,9 @@
 """Calls: what their updates tell of them together."""
 
-from dataclasses import fields
 from math import inf
 from typing import Any
+
+from flask import current_app
 
 from schemas.status_update import StatusUpdate
 from schemas.statuses import ERRORS
@@ -13,10 +14,7 @@ from stores.records import CallRecord, Tally
 
 NO_LIMIT = 2**31 - 1
 
-COLUMNS = ", ".join(field.name for field in fields(CallRecord))
 FAILED_STATUS = f"status IN {ERRORS}"
-_DURATIONS = "count(seconds), coalesce(sum(seconds), 0), coalesce(max(received_at), 0)"
-_RECEIVED = "received_at >= :since AND received_at < :until"
 _ACTIVE = "start_received_at > :after AND start_received_at <= :until AND end_received_at IS NULL"
 
 # Whatever the order of a call's updates, the call is the same. Of those that end it the one with the earliest time
@@ -25,14 +23,13 @@ _ACTIVE = "start_received_at > :after AND start_received_at <= :until AND end_re
 _ENDS = """(excluded.ended_at IS NOT NULL AND (c.ended_at IS NULL
   OR (excluded.ended_at_guessed, excluded.ended_at, -excluded.ended_with_error, excluded.status)
     < (c.ended_at_guessed, c.ended_at, -c.ended_with_error, c.status)))"""
-_NEWER = "(excluded.updated_at, excluded.status) > (c.updated_at, c.status)"
 _OF_THE_END = ("ended_at", "ended_at_guessed", "ended_with_error")
 _TIMES = ("received_at", "started_at", "start_received_at", "end_received_at")
 _DETAILS = (*_TIMES, "type", "line", "line_name", "customer", "error_text", "error_reason", "normal_reason")
 _SET = [
     f"""status = CASE WHEN {_ENDS} THEN excluded.status WHEN c.ended_at IS NOT NULL THEN c.status
     WHEN excluded.started_at IS NOT NULL THEN excluded.status WHEN c.started_at IS NOT NULL THEN c.status
-    WHEN {_NEWER} THEN excluded.status ELSE c.status END""",
+    WHEN (excluded.updated_at, excluded.status) > (c.updated_at, c.status) THEN excluded.status ELSE c.status END""",
     *(f"{name} = CASE WHEN {_ENDS} THEN excluded.{name} ELSE c.{name} END" for name in _OF_THE_END),
     *(f"{name} = CASE WHEN c.{name} IS NULL OR excluded.{name} < c.{name} THEN excluded.{name} ELSE c.{name} END"
       for name in _DETAILS),
@@ -90,29 +87,23 @@ def active(db: Database, after: float = 0, until: float = inf, limit: int = NO_L
 
 def count_active(db: Database, after: float = 0, until: float = inf) -> int:
     """How many `active` finds without a limit."""
-    rows = db.query(f"SELECT count(*) FROM calls WHERE {_ACTIVE}", {"after": after, "until": until})
-    return int(rows[0][0])
+    return int(db.query(f"SELECT count(*) FROM calls WHERE {_ACTIVE}", {"after": after, "until": until})[0][0])
 
 
-def tally(db: Database, since: float, until: float) -> Tally:
-    """The calls that were first heard of from `since` until `until`, counted."""
-    counted = f"count(*), count(CASE WHEN {FAILED_STATUS} THEN 1 END), {_DURATIONS}"
-    sql = f"SELECT {counted} FROM calls WHERE {_RECEIVED}"
-    return Tally(*db.query(sql, {"since": since, "until": until})[0])
-
-
-def tallies(db: Database, since: float, until: float = inf) -> list[tuple[str | None, str | None, str | None, Tally]]:
-    """The same counted by line and error: the line, a name of it, the message of those that ended with an error (''
-    where it had none), and how many they are."""
+def tallies(db: Database, since: float, until: float = inf) -> list[Tally]:
+    """The calls that were first heard of from `since` until `until`, counted by line and error."""
     rows = db.query(
-        f"SELECT line, max(line_name), CASE WHEN {FAILED_STATUS} THEN coalesce(error, '') END, count(*), {_DURATIONS}"
-        f" FROM calls WHERE {_RECEIVED} GROUP BY 1, 3",
+        f"SELECT line, max(line_name), CASE WHEN {FAILED_STATUS} THEN coalesce(error, '') END, count(*),"
+        " count(seconds), coalesce(sum(seconds), 0), max(received_at) FROM calls"
+        " WHERE received_at >= :since AND received_at < :until GROUP BY 1, 3",
         {"since": since, "until": until},
     )
-    return [
-        (line, name, error, Tally(calls, calls if error is not None else 0, *times))
-        for line, name, error, calls, *times in rows
-    ]
+    return [Tally(*row) for row in rows]
+
+
+def stale_at(db: Database) -> float:
+    """A call that goes on, and whose start was received then or before, is stale."""
+    return db.now() - float(current_app.config["STALE_AFTER"])
 
 
 def count(db: Database) -> int:
@@ -127,5 +118,5 @@ def note_checked(db: Database, call_id: str, *, unknown: bool) -> None:
 
 def read(db: Database, where: str, **values: Any) -> list[CallRecord]:
     """The calls that `where` finds."""
-    rows = db.query(f"SELECT {COLUMNS} FROM calls WHERE {where}", values)
+    rows = db.query(f"SELECT {', '.join(CallRecord._fields)} FROM calls WHERE {where}", values)
     return [CallRecord(*row) for row in rows]

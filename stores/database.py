@@ -21,13 +21,11 @@ class Database(Protocol):
     """What the verbs need of a database. Parameters are named in the SQL, as `:name`."""
 
     name: str
+    now: Callable[[], float]  # the time that everybody who uses this database compares leases with
     durability: str  # what an acknowledged update survives, in a few words
     skip_locked: str = ""  # what ends a SELECT of rows that are about to be changed
     spool: "SQLite | None" = None  # where updates go while this database cannot take them
     failure: str = ""  # why this database is not used; empty while it is
-
-    def now(self) -> float:
-        """The time that everybody who uses this database compares leases with."""
 
     def query(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
         """What a SELECT finds."""

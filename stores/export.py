@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from schemas.times import iso
@@ -10,15 +11,15 @@ from stores.database import Database
 from stores.records import Job, StoredUpdate
 
 
-def every_update(db: Database, since: float = 0) -> Iterator[StoredUpdate]:
-    """What is kept at `since` or later, and what waits in the spool."""
-    if db.spool and spool.waiting(db):
-        yield from updates.since(db.spool, since)
-    yield from updates.since(db, since)
+def exported_lines(db: Database, since: float = 0) -> Iterator[str]:
+    """What is kept at `since` or later, after what waits in the spool: lines of JSON, which `flask import` takes."""
+    for database in [db.spool, db] if db.spool and spool.waiting(db) else [db]:
+        for update in updates.since(database, since):
+            yield json.dumps(_exported(update)) + "\n"
 
 
-def exported(kept: StoredUpdate) -> dict[str, Any]:
-    """One line of the export; `flask import` takes it. `jobs` are those that were not done at once."""
+def _exported(kept: StoredUpdate) -> dict[str, Any]:
+    """An update in an export. `jobs` are those that were not done at once."""
     message = json.loads(kept.message)["message"]
     return {
         "call_id": kept.call_id,
@@ -39,5 +40,4 @@ def exported(kept: StoredUpdate) -> dict[str, Any]:
 def _job(job: Job) -> dict[str, Any]:
     """A job in an export: what is leased is pending there, as whoever has it does not go along."""
     times = {name: iso(getattr(job, name)) for name in ("due_at", "first_tried_at", "done_at")}
-    state = "pending" if job.is_open else job.state
-    return {"handler": job.handler, "state": state, "attempts": job.attempts, "error": job.error, **times}
+    return asdict(job) | times | {"state": "pending" if job.is_open else job.state}

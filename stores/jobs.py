@@ -5,11 +5,12 @@ A lease's end is its fencing token: success always ends the job, failure is writ
 
 from collections.abc import Collection, Iterable
 from dataclasses import asdict
+from typing import Any
 
 from schemas.status_update import StatusUpdate
 from schemas.strict_json import storable
 from stores import updates
-from stores.database import Database, Execute, marks
+from stores.database import Database, Execute
 from stores.records import Backlog, Change, Job, StoredUpdate
 
 _MOST_AT_ONCE = 1000  # jobs that one message covers
@@ -30,21 +31,16 @@ def settle(db: Database, changes: Collection[Change]) -> None:
 
 def _change(execute: Execute, change: Change) -> None:
     """Write a job as it is from now on: a success always, anything else only for who still has the lease."""
-    job = change.job
-    values = asdict(job) | {"error": job.error and storable(job.error), "id": change.update_id, "lease": change.lease}
+    values = change._asdict() | asdict(change.job)
+    values["error"] = change.job.error and storable(change.job.error)
     changed = execute(
         "UPDATE jobs SET state = :state, due_at = :due_at, attempts = :attempts, first_tried_at = :first_tried_at,"
-        " error = :error, done_at = :done_at WHERE update_id = :id AND handler = :handler"
-        + ("" if job.state == "done" else " AND due_at = :lease")
-        + " RETURNING 1",
+        " error = :error, done_at = :done_at WHERE update_id = :update_id AND handler = :handler"
+        " AND (:state = 'done' OR due_at = :lease) RETURNING 1",
         values,
     )
-    if changed and change.failure:
-        execute(
-            "INSERT INTO attempts (update_id, handler, at, seconds, error)"
-            " VALUES (:id, :handler, :at, :seconds, :error)",
-            values | change.failure._asdict(),
-        )
+    if changed and change.failed_at:
+        execute("INSERT INTO attempts VALUES (:update_id, :handler, :failed_at, :seconds, :error)", values)
 
 
 def finish(db: Database, handler: str, update_ids: Collection[int]) -> None:
@@ -70,48 +66,41 @@ def lease_due(
         " WHERE handler = :handler AND update_id IN (SELECT update_id FROM due) RETURNING update_id",
         {"handler": handler, "due_by": due_by, "lease": lease, "limit": limit},
     )
-    rows = updates.by_ids(db, [update_id for (update_id,) in leased])
+    ids = ", ".join(str(update_id) for (update_id,) in leased)
+    rows = updates.read(db, f"id IN ({ids})") if leased else []
     return [(update, job) for update in rows for job in update.jobs if job.handler == handler]
 
 
-def failed_attempts(db: Database, call_id: str) -> dict[int, list[tuple[str, float, float, str]]]:
-    """Each attempt on a call's updates that failed, by the update's id: the handler, when, the seconds, and why."""
-    rows = db.query(
-        "SELECT update_id, handler, at, seconds, a.error FROM attempts AS a JOIN updates ON id = update_id"
+def failed_attempts(db: Database, call_id: str) -> list[tuple[Any, ...]]:
+    """Each attempt on a call's updates that failed: the update's status, the handler, when, the seconds, and why."""
+    return db.query(
+        "SELECT status, handler, at, seconds, error FROM attempts JOIN updates ON id = update_id"
         " WHERE call_id = :call_id ORDER BY at",
         {"call_id": storable(call_id)},
     )
-    attempts: dict[int, list[tuple[str, float, float, str]]] = {}
-    for update_id, *attempt in rows:
-        attempts.setdefault(update_id, []).append(tuple(attempt))
-    return attempts
 
 
-def retry_now(db: Database, handlers: Collection[str], *, failed: bool = False, call_id: str | None = None) -> int:
-    """Make due now what `handlers` have pending, and with `failed` also what has failed, as if never tried: of one call
+def retry_now(db: Database, handler: str, *, failed: bool = False, call_id: str | None = None) -> int:
+    """Make due now what `handler` has pending, and with `failed` also what has failed, for another day: of one call
     where given. Returns how many jobs that is."""
-    names, values = marks(handlers)
     states = "('pending', 'failed')" if failed else "('pending')"
     of_call = "" if call_id is None else "AND update_id IN (SELECT id FROM updates WHERE call_id = :call_id)"
     rows = db.execute(
         "UPDATE jobs SET due_at = :now, state = 'pending',"
-        " attempts = CASE WHEN state = 'failed' THEN 0 ELSE attempts END,"
         " first_tried_at = CASE WHEN state = 'failed' THEN NULL ELSE first_tried_at END"
-        f" WHERE state <> 'done' AND state IN {states} AND handler IN {names} {of_call} RETURNING 1",
-        values | {"now": db.now(), "call_id": call_id},
+        f" WHERE state <> 'done' AND state IN {states} AND handler = :handler {of_call} RETURNING 1",
+        {"handler": handler, "now": db.now(), "call_id": call_id},
     )
     return len(rows)
 
 
-def reset_far_future(db: Database, seconds: float) -> int:
+def reset_far_future(db: Database, seconds: float) -> None:
     """Make due now what is leased or put off for longer than that, which is more than is ever right: a process whose
-    clock was ahead did so. Returns how many jobs that is."""
-    rows = db.execute(
-        "UPDATE jobs SET state = 'pending', due_at = :now WHERE state <> 'done' AND due_at > :now + :seconds"
-        " RETURNING 1",
+    clock was ahead did so."""
+    db.execute(
+        "UPDATE jobs SET state = 'pending', due_at = :now WHERE state <> 'done' AND due_at > :now + :seconds",
         {"now": db.now(), "seconds": seconds},
     )
-    return len(rows)
 
 
 def backlog(db: Database) -> list[Backlog]:

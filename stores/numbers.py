@@ -3,6 +3,7 @@
 import re
 
 SHARED = 9  # digits at the end that two forms of one number share: 0612345678 and +31612345678
+LONGEST = 300  # characters in which a URI is looked for, as that takes as long as their square
 
 _URI = re.compile(r"(?:sips?:)?([^\s<>:;@\"]+)(?:[:;][^\s@]*)?@", re.IGNORECASE)
 _NUMBER = re.compile(r"[+\s()./-]*\d[+\d\s()./-]*")
@@ -10,7 +11,7 @@ _NUMBER = re.compile(r"[+\s()./-]*\d[+\d\s()./-]*")
 
 def user(number: str) -> str:
     """Whom a SIP URI names: `alice` for `sip:alice@example.com`. Any other text is returned as it is."""
-    uri = _URI.search(number)
+    uri = _URI.search(number[:LONGEST])
     return uri[1] if uri else number.removeprefix("tel:")
 
 

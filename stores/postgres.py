@@ -16,12 +16,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from stores import postgres_connections as connections
 from stores.database import Database, Execute, Rows
-from stores.postgres_connections import ANSWER, BAD_VALUES, CONNECTIONS, Connection, Pool, explain, steady
+from stores.postgres_connections import ANSWER, NO_ANSWER, Connection, explain, steady
 from stores.records import Refused, StoreError
-from stores.schema import create_postgres
 from stores.sqlite import SQLite
-
-READING = CONNECTIONS // 2  # of the connections at most, so that slow pages leave the rest to updates
 
 
 class Postgres(Database):
@@ -33,29 +30,18 @@ class Postgres(Database):
         self.server = f"{options.get('host', 'localhost')}:{options.get('port', 5432)}"
         self.durability = f"{self.server}: what is acknowledged survives what that server's settings and plan do"
         self.spool = spool
-        self._url, self._user, self._clock = url, str(options.get("user", "")), clock
+        self.now = clock or self._server_time
+        self._url, self._user = url, str(options.get("user", ""))
         self._ahead = time.time() - steady()  # how far the server's clock is ahead of `steady`, once it is known
-        self._lock, self._reading = threading.Lock(), threading.BoundedSemaphore(READING)
-        self._attempt: threading.Thread | None = None
-        self._pool: Pool | None = None
+        # Slow pages leave the other half of the connections to updates.
+        self._lock, self._reading = threading.Lock(), threading.Semaphore(connections.CONNECTIONS // 2)
+        self._attempt = threading.Thread()  # to reach the server
+        self._pool = connections.new_pool(url, self._set_up)
         atexit.register(self.close)  # a pool that is open at the end holds Python 3.13 up for 20 s
 
-    def now(self) -> float:
-        if self._clock:
-            return self._clock()
-        if not (self._pool or self.failure):
-            with suppress(StoreError):  # then this machine's clock has to do
-                self.probe()
-        return steady() + self._ahead
-
     def query(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
-        if not self._reading.acquire(timeout=ANSWER):
-            raise StoreError(f"{self.server}: busy: others read for {ANSWER:.0f} s")
-        try:
-            with self._connection(may_be_slow=True) as connection:
-                return connection.run(sql, values)
-        finally:
-            self._reading.release()
+        with self._reading, self._connection(may_be_slow=True) as connection:
+            return connection.run(sql, values)
 
     def execute(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
         with self._connection() as connection:
@@ -73,36 +59,46 @@ class Postgres(Database):
 
     def probe(self) -> None:
         with self._lock:
-            if not (self._attempt and self._attempt.is_alive()):
+            if not self._attempt.is_alive():
                 self._attempt = threading.Thread(target=self._connect, name="connect", daemon=True)
                 self._attempt.start()
             attempt = self._attempt
         attempt.join(ANSWER)  # neither a request nor a stop waits longer
         if attempt.is_alive():
-            self._stop_using(self._pool, f"no answer within {ANSWER:.0f} s")
+            self.failure = f"{self.server}: {NO_ANSWER}"
         if self.failure:
             raise StoreError(self.failure)
 
     def close(self) -> None:
         if self.spool:
             self.spool.close()
-        self._replace_pool(None)
+        self._pool.close(timeout=0)
+        self._pool = connections.new_pool(self._url, self._set_up)  # as one that was closed cannot be opened again
+
+    def _server_time(self) -> float:
+        if self._pool.closed and not self.failure:
+            with suppress(StoreError):  # then this machine's clock has to do
+                self.probe()
+        return steady() + self._ahead
 
     def _connect(self) -> None:
-        """Reach the server, make the tables where there are none, and a new pool, which follows an address that leads
-        to another server by now."""
+        """Reach the server, make the tables where there are none, and have connections made anew, as the address may
+        lead to another server by now."""
         try:
             with Connection.connect(self._url, **connections.OPTIONS) as connection:
                 self._set_up(connection)
-                create_postgres(connection)
+                connection.create_tables()
         except Exception as error:
-            self._stop_using(self._pool, explain(error, self._user))
+            self.failure = f"{self.server}: {explain(error, self._user)}"
         else:
-            self._replace_pool(connections.new_pool(self._url, self._set_up))
+            self._pool.open()
+            self._pool.drain()
             self.failure = ""
 
     def _set_up(self, connection: Connection) -> None:
-        self._ahead = connection.set_up()
+        """Set what neither the role nor the server may, and learn how far the server's clock is ahead of `steady`."""
+        ((*_, now),) = connection.execute(connections.SET_UP).fetchall()
+        self._ahead = float(now - steady())
 
     @contextmanager
     def _connection(self, *, may_be_slow: bool = False) -> Iterator[Connection]:
@@ -110,41 +106,25 @@ class Postgres(Database):
 
         Unless an error is about one statement only, nobody but `probe` asks the server after it. No answer in time is
         about one statement where that `may_be_slow`."""
-        pool = self._usable_pool()
+        if self._pool.closed and not self.failure:
+            self.probe()
+        if self.failure:
+            raise StoreError(self.failure)
+        pool = self._pool
         try:
-            connection = connections.take(pool)
+            connection = pool.getconn(ANSWER)
         except psycopg.Error:
             if not pool.get_stats()["pool_size"]:
-                self._stop_using(pool, "every connection was lost")
+                self.failure = f"{self.server}: every connection was lost"
             raise StoreError(self.failure or f"{self.server}: busy: no connection within {ANSWER:.0f} s") from None
         try:
             yield connection
-        except BAD_VALUES as error:
+        except connections.BAD_VALUES as error:
             raise Refused(f"{self.server}: {explain(error, self._user)}") from error
         except psycopg.Error as error:
             reason = explain(error, self._user)
-            slow = may_be_slow and connections.is_slow(error)
-            if not (slow or isinstance(error, psycopg.errors.TransactionRollback)):
-                self._stop_using(pool, reason)
+            if not (isinstance(error, psycopg.errors.TransactionRollback) or (may_be_slow and reason == NO_ANSWER)):
+                self.failure = f"{self.server}: {reason}"
             raise StoreError(f"{self.server}: {reason}") from error
         finally:
             pool.putconn(connection)
-
-    def _usable_pool(self) -> Pool:
-        if not (self._pool or self.failure):
-            self.probe()
-        pool = self._pool
-        if self.failure or not pool:
-            raise StoreError(self.failure or f"{self.server}: closed meanwhile")
-        return pool
-
-    def _stop_using(self, pool: Pool | None, reason: str) -> None:
-        """Let nobody but `probe` ask the server, unless there is another pool by now."""
-        if pool is self._pool:
-            self.failure = f"{self.server}: {reason}"
-            self._replace_pool(None)
-
-    def _replace_pool(self, pool: Pool | None) -> None:
-        old, self._pool = self._pool, pool
-        if old:
-            old.close(timeout=0)

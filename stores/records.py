@@ -39,26 +39,19 @@ class Job:
         return self.due_at is not None
 
 
-class Failure(NamedTuple):
-    """An attempt that failed: when, and how many seconds it took. The job has the reason."""
-
-    at: float
-    seconds: float
-
-
 class Change(NamedTuple):
     """What became of a job that was leased until `lease`. `at_once`: it was done in the request that brought the
-    update, so that the job goes. `failure`: the attempt, where it failed."""
+    update, so that the job goes. `failed_at`: when the attempt failed, where it did, after so many `seconds`."""
 
     update_id: int
     lease: float | None
     job: Job
-    failure: Failure | None = None
     at_once: bool = False
+    failed_at: float | None = None
+    seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class StoredUpdate:
+class StoredUpdate(NamedTuple):
     """One kept update. `message`: JSON that `load` reads; `kept_at`: when this store got it; `times`: how often the
     webhook received it, `last_received_at`: when last.
 
@@ -82,8 +75,7 @@ class StoredUpdate:
         return load_update(json.loads(self.message), datetime.fromtimestamp(self.received_at, UTC))
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """What came of keeping an update. A new one has an id, and its jobs are leased until `lease`."""
 
     outcome: Literal["new", "repeat", "spooled"]
@@ -91,8 +83,7 @@ class Kept:
     lease: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class CallRecord:
+class CallRecord(NamedTuple):
     """What is known of one call. `started_at` and `ended_at` are the provider's times; those `received` are ours.
 
     `seconds`: how long it lasted; None while it is not over, or where its times contradict each other.
@@ -117,27 +108,20 @@ class CallRecord:
     unknown: bool = False
 
 
-@dataclass(slots=True)
-class Tally:
-    """So many calls, of which so many ended with an error; `timed` of them lasted `seconds` together. `latest` is when
-    the latest of them was first heard of."""
+class Tally(NamedTuple):
+    """So many calls of one line that ended with one error, of which `timed` lasted `seconds` together. `error` is None
+    of those that did not end with one, '' where it had no message. `latest`: when the latest was first heard of."""
 
-    calls: int = 0
-    errors: int = 0
-    timed: int = 0
-    seconds: float = 0.0
-    latest: float = 0.0
-
-    def add(self, other: "Tally") -> None:
-        self.calls += other.calls
-        self.errors += other.errors
-        self.timed += other.timed
-        self.seconds += other.seconds
-        self.latest = max(self.latest, other.latest)
+    line: str | None
+    line_name: str | None
+    error: str | None
+    calls: int
+    timed: int
+    seconds: float
+    latest: float
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
+class Backlog(NamedTuple):
     """How many jobs a handler has pending and failed, and why the latest of them was not done.
 
     `oldest`: when the update of the oldest pending one was received, `due_at`: when the next one is tried, `failed_at`:
@@ -151,12 +135,3 @@ class Backlog:
     error: str | None
     failed_at: float | None = None
     due_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RefusalCount:
-    """How many requests were refused for one reason, of a small fixed set, and when the latest was."""
-
-    reason: str
-    times: int
-    latest: float

@@ -2,12 +2,10 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict
+from typing import Any
 
 from config import WEBHOOK_PATH
 from stores.database import Database
-from stores.records import RefusalCount
 
 NOT_AN_UPDATE, NOT_JSON, NOT_KEPT, STALE = "not a status update", "not JSON", "could not be kept", "stale"
 WRONG_PATH, ENCODED = "wrong path", "encoded"
@@ -31,28 +29,22 @@ REASONS = {
 }
 
 
-def add(db: Database, counts: Iterable[RefusalCount]) -> None:
-    """Add to what was refused for each reason in the hour that its `latest` is in."""
-    for count in counts:
-        db.execute(
-            "INSERT INTO refusals AS r (hour, reason, times, latest) VALUES (:hour, :reason, :times, :latest)"
-            " ON CONFLICT (hour, reason) DO UPDATE SET times = r.times + excluded.times, latest = excluded.latest",
-            {"hour": _hour(count.latest), **asdict(count)},
-        )
-
-
-def since(db: Database, moment: float) -> list[RefusalCount]:
-    """What was refused for each reason, from the hour that `moment` is in; most often first."""
-    rows = db.query(
-        "SELECT reason, sum(times), max(latest) FROM refusals WHERE hour >= :hour GROUP BY reason"
-        " ORDER BY sum(times) DESC, reason",
-        {"hour": _hour(moment)},
+def add(db: Database, reason: str, times: int, moment: float) -> None:
+    """Add to what was refused for a reason in the hour that `moment` is in, so many times."""
+    db.execute(
+        "INSERT INTO refusals AS r (hour, reason, times, latest) VALUES (:hour, :reason, :times, :latest)"
+        " ON CONFLICT (hour, reason) DO UPDATE SET times = r.times + excluded.times, latest = excluded.latest",
+        {"hour": int(moment // 3600) * 3600, "reason": reason, "times": times, "latest": moment},
     )
-    return [RefusalCount(reason, int(times), latest) for reason, times, latest in rows]
 
 
-def _hour(moment: float) -> int:
-    return int(moment // 3600) * 3600
+def since(db: Database, moment: float) -> list[tuple[Any, ...]]:
+    """What was refused since the hour that `moment` is in: each reason, how often, and when last; most often first."""
+    return db.query(
+        "SELECT reason, CAST(sum(times) AS BIGINT), max(latest) FROM refusals WHERE hour > :moment - 3600"
+        " GROUP BY reason ORDER BY sum(times) DESC, reason",
+        {"moment": moment},
+    )
 
 
 class RefusalCounter:
@@ -69,8 +61,7 @@ class RefusalCounter:
 
     def flush(self, db: Database, now: float) -> None:
         """Write the counts into the store, as of `now`. Raises StoreError; they are written the next time then."""
-        with self._lock:
-            times = self._times.copy()
-        add(db, [RefusalCount(reason, number, now) for reason, number in times.items()])
-        with self._lock:
-            self._times -= times
+        for reason, times in self._times.copy().items():
+            add(db, reason, times, now)
+            with self._lock:
+                self._times -= Counter({reason: times})

@@ -7,9 +7,6 @@ from itertools import chain
 
 from stores import numbers, updates
 from stores.database import Database, marks
-from stores.records import StoredUpdate
-
-_IDS = 500  # in one statement
 
 
 def prune(db: Database, before: float, limit: int, active_handlers: Collection[str] = ()) -> tuple[int, int]:
@@ -45,13 +42,9 @@ def calls_of(db: Database, who: str) -> set[str]:
     if "@" in who and len(number) < numbers.SHARED:
         number = ""  # an extension says who it is only together with its host
     of_calls = db.query("SELECT id, customer FROM calls")  # as the update that named a customer may be pruned
-    of_updates = ((stored.call_id, _customer(stored)) for stored in updates.since(db))
+    messages = ((stored.call_id, json.loads(stored.message)["message"]) for stored in updates.since(db))
+    of_updates = ((call_id, message["customer"]["number"]) for call_id, message in messages)
     return {call_id for call_id, customer in chain(of_calls, of_updates) if _is_of(who, number, call_id, customer)}
-
-
-def _customer(stored: StoredUpdate) -> str | None:
-    customer: str | None = json.loads(stored.message)["message"]["customer"]["number"]
-    return customer
 
 
 def _is_of(who: str, number: str, call_id: str, customer: str | None) -> bool:
@@ -66,10 +59,9 @@ def _is_of(who: str, number: str, call_id: str, customer: str | None) -> bool:
 
 def remove(db: Database, call_ids: Collection[str]) -> int:
     """Atomically remove calls with all that is kept of them. Returns how many updates that is."""
-    ids, number = list(call_ids), 0
+    number = 0
     with db.transaction() as execute:
-        for start in range(0, len(ids), _IDS):
-            names, values = marks(ids[start : start + _IDS])
-            number += len(execute(f"DELETE FROM updates WHERE call_id IN {names} RETURNING 1", values))
-            execute(f"DELETE FROM calls WHERE id IN {names}", values)
+        for call_id in call_ids:
+            number += len(execute("DELETE FROM updates WHERE call_id = :id RETURNING 1", {"id": call_id}))
+            execute("DELETE FROM calls WHERE id = :id", {"id": call_id})
     return number

@@ -1,7 +1,7 @@
 -- Version 3. Times are Unix seconds; {id} is the database's own numbering, which orders what was kept;
 -- {bytewise} sorts ids by their bytes, or those that begin the same would not be next to each other in every language.
 
-CREATE TABLE updates (
+CREATE TABLE IF NOT EXISTS updates (
   id {id},
   call_id TEXT {bytewise} NOT NULL,
   status TEXT NOT NULL,
@@ -14,10 +14,10 @@ CREATE TABLE updates (
   last_received_at DOUBLE PRECISION NOT NULL,
   UNIQUE (call_id, status)
 );
-CREATE INDEX updates_received ON updates (received_at, handlers); -- the second to count deliveries without the rows
+CREATE INDEX IF NOT EXISTS updates_received ON updates (received_at, handlers); -- the second to count deliveries without the rows
 
 -- One handler's work on one update. A job that is done by the request that brought the update is removed.
-CREATE TABLE jobs (
+CREATE TABLE IF NOT EXISTS jobs (
   update_id BIGINT NOT NULL REFERENCES updates (id) ON DELETE CASCADE,
   handler TEXT NOT NULL,
   state TEXT NOT NULL, -- pending, leased, done or failed
@@ -28,20 +28,20 @@ CREATE TABLE jobs (
   done_at DOUBLE PRECISION, -- or failed
   PRIMARY KEY (update_id, handler)
 );
-CREATE INDEX jobs_open ON jobs (handler, due_at, update_id) WHERE state <> 'done';
+CREATE INDEX IF NOT EXISTS jobs_open ON jobs (handler, due_at, update_id) WHERE state <> 'done';
 
 -- Each attempt that failed: when, how many seconds it took, and why.
-CREATE TABLE attempts (
+CREATE TABLE IF NOT EXISTS attempts (
   update_id BIGINT NOT NULL REFERENCES updates (id) ON DELETE CASCADE,
   handler TEXT NOT NULL,
   at DOUBLE PRECISION NOT NULL,
   seconds DOUBLE PRECISION NOT NULL,
   error TEXT NOT NULL
 );
-CREATE INDEX attempts_update ON attempts (update_id);
+CREATE INDEX IF NOT EXISTS attempts_update ON attempts (update_id);
 
 -- What the updates of a call tell of it together, in whatever order they came.
-CREATE TABLE calls (
+CREATE TABLE IF NOT EXISTS calls (
   id TEXT {bytewise} PRIMARY KEY,
   status TEXT NOT NULL,
   type TEXT,
@@ -67,18 +67,18 @@ CREATE TABLE calls (
   seconds DOUBLE PRECISION GENERATED ALWAYS AS (CASE WHEN ended_at >= started_at THEN ended_at - started_at END) STORED,
   updated_at DOUBLE PRECISION NOT NULL -- its latest update
 );
-CREATE INDEX calls_active ON calls (start_received_at) WHERE start_received_at IS NOT NULL AND end_received_at IS NULL;
-CREATE INDEX calls_received ON calls (received_at);
-CREATE INDEX calls_ending ON calls (substr(digits, length(digits) - 3), received_at);
+CREATE INDEX IF NOT EXISTS calls_active ON calls (start_received_at) WHERE start_received_at IS NOT NULL AND end_received_at IS NULL;
+CREATE INDEX IF NOT EXISTS calls_received ON calls (received_at);
+CREATE INDEX IF NOT EXISTS calls_ending ON calls (substr(digits, length(digits) - 3), received_at);
 
 -- Until when one of all processes has something to itself.
-CREATE TABLE locks (
+CREATE TABLE IF NOT EXISTS locks (
   name TEXT PRIMARY KEY,
   until DOUBLE PRECISION NOT NULL
 );
 
 -- Requests that were refused, by the hour and reason.
-CREATE TABLE refusals (
+CREATE TABLE IF NOT EXISTS refusals (
   hour BIGINT NOT NULL,
   reason TEXT NOT NULL,
   times BIGINT NOT NULL,

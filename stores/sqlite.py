@@ -5,6 +5,7 @@ sync to the disk: the more threads wait, the less each write costs. What is ackn
 """
 
 import atexit
+import os
 import shutil
 import sqlite3
 import threading
@@ -18,9 +19,9 @@ from typing import Any, TypeVar
 
 from stores.database import Database, Execute, Rows
 from stores.records import Refused, StoreError
-from stores.schema import UnusableDatabase, create_sqlite
+from stores.schema import SQLITE_TABLES, VERSION, UnusableDatabase, check_version
 
-LOCK_TIMEOUT = 2.0  # seconds to wait for other threads, processes and programs
+PATIENCE = 2.0  # seconds to wait for other processes and programs
 BAD_VALUES = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeError)
 
 Result = TypeVar("Result")
@@ -28,38 +29,33 @@ Write = tuple[Callable[[sqlite3.Connection], Any], Future[Any]]
 
 
 class SQLite(Database):
-    """Opens nothing before it is used; what fails is opened afresh by the next use. `chain` leaves `reserve` bytes of
-    the disk free, so that what is kept can still be removed."""
+    """Opens nothing before it is used; after whatever fails the next use opens it afresh. `chain` leaves `reserve`
+    bytes of the disk free, so that what is kept can still be removed."""
 
     name = "sqlite"
 
     def __init__(self, path: str | Path, clock: Callable[[], float] | None = None, reserve: int = 0):
         self.path = Path(path)
         self.durability = f"{path}: what is acknowledged survives a loss of power, as long as the disk is kept"
-        self._clock, self._reserve = clock or time.time, reserve
+        self.now, self._reserve = clock or time.time, reserve
         self._lock, self._queue = threading.Lock(), deque[Write]()
         self._writer: sqlite3.Connection | None = None
-        self._inode: int | None = None  # of the file that the writer has open
+        self._inode = 0  # of the file, once that has its tables
         atexit.register(self.close)
 
-    def now(self) -> float:
-        return self._clock()
-
     def query(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
+        if not self._is_there():
+            self._write(lambda db: None)  # which opens it
         uri = f"{self.path.absolute().as_uri()}?mode=ro"
-        with self._errors():
-            if not self._writer or self._inode != _find_inode(self.path):
-                with self._locked():
-                    self._open()
-            with closing(sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT)) as db:
-                return db.execute(sql, values).fetchall()
+        with self._errors(), closing(sqlite3.connect(uri, uri=True, timeout=PATIENCE)) as db:
+            return db.execute(sql, values).fetchall()
 
     def execute(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:
         return self._write(lambda db: db.execute(sql, values).fetchall())
 
     @contextmanager
     def transaction(self) -> Iterator[Execute]:
-        with self._errors(), self._locked(), self._begun() as db:
+        with self._errors(), self._lock, self._begun() as db:
             yield lambda sql, values={}: db.execute(sql, values).fetchall()
 
     def chain(self, sql: str, values: Mapping[str, Any], *more: str) -> int | None:
@@ -76,76 +72,75 @@ class SQLite(Database):
 
     def close(self) -> None:
         """Move all that is kept into the file itself, and close it."""
-        with suppress(StoreError), self._locked():
+        with suppress(sqlite3.Error), self._lock:
             if self._writer:
-                with suppress(sqlite3.Error):
-                    self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                self._drop()
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._drop()
+            self._inode = 0
 
     def _write(self, run: Callable[[sqlite3.Connection], Result]) -> Result:
         """What `run` returns of a connection within a transaction, once that is on the disk. Raises StoreError."""
         self._queue.append((run, result := Future[Result]()))
-        try:
-            with self._errors(), self._locked():
-                if not result.done():  # by the thread that had the lock before
-                    queue = [self._queue.popleft() for _ in range(len(self._queue))]
-                    self._commit([write for write in queue if write[1].set_running_or_notify_cancel()])
-                return result.result(timeout=0)
-        finally:
-            result.cancel()  # if it is still queued
+        with self._errors(), self._lock:
+            if not result.done():  # by the thread that had the lock before
+                self._commit([self._queue.popleft() for _ in range(len(self._queue))])
+            return result.result(timeout=0)
 
     def _commit(self, writes: list[Write]) -> None:
-        """Run `writes` in one transaction. Where that fails, run each in its own: one fails no other."""
+        """Run `writes` in one transaction. Where that fails, run each in its own, as one must fail no other; but where
+        the file is the cause, fail them all at once."""
         try:
             with self._begun() as db:
                 values = [run(db) for run, _ in writes]
         except Exception as error:
-            alone = len(writes) == 1 or isinstance(error, StoreError)  # which the file is the cause of
             for write in writes:
-                write[1].set_exception(error) if alone else self._commit([write])
-            return
-        for (_, result), value in zip(writes, values, strict=True):
-            result.set_result(value)
+                if len(writes) == 1 or isinstance(error, StoreError):
+                    write[1].set_exception(error)
+                else:
+                    self._commit([write])
+        else:
+            for (_, result), value in zip(writes, values, strict=True):
+                result.set_result(value)
 
     @contextmanager
     def _begun(self) -> Iterator[sqlite3.Connection]:
         """A transaction that is on the disk at the end, in the file that is still there; any exception undoes it.
         Raises StoreError where the file is the cause."""
-        with self._errors():
-            db = self._open()
-            db.execute("BEGIN IMMEDIATE")
         try:
+            with self._errors():
+                db = self._writer or self._open()
+                db.execute("BEGIN IMMEDIATE")
             with db:
                 yield db
-        except sqlite3.Error as error:
-            if not isinstance(error, BAD_VALUES):
-                self._drop()
+            if not self._is_there():
+                raise StoreError(f"{self.path}: replaced while in use")
+        except BaseException:
+            self._drop()
             raise
-        self._open()  # raises StoreError if this was written into a file that is gone
 
     def _open(self) -> sqlite3.Connection:
-        """The writer, of the file that is there now. Raises StoreError once where that is not the one it had open."""
-        if self._writer and self._inode != _find_inode(self.path):
-            self._drop()
-            raise StoreError(f"{self.path}: replaced while in use")
-        if not self._writer:
-            self._writer = _connect_writer(self.path)
-            self._inode = _find_inode(self.path)
-        return self._writer
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.touch(0o600)  # SQLite's other files get the same mode
+        db = self._writer = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+        if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+            raise OSError("write-ahead logging is refused: keep the file on a local disk")
+        db.execute("PRAGMA synchronous = FULL")  # each commit is on the disk before it returns
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute("PRAGMA secure_delete = ON")  # who is forgotten is in no file
+        check_version(db.execute("PRAGMA user_version").fetchone()[0])
+        # This writes in any case, so that whatever hinders writing is found out.
+        db.executescript(f"BEGIN IMMEDIATE; {SQLITE_TABLES} PRAGMA user_version = {VERSION}; COMMIT")
+        self._inode = self.path.stat().st_ino
+        return db
+
+    def _is_there(self) -> bool:
+        """Whether the file that was opened is still the one at the path."""
+        return os.path.exists(self.path) and self.path.stat().st_ino == self._inode
 
     def _drop(self) -> None:
         if self._writer:
             self._writer.close()
-            self._writer = None
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        if not self._lock.acquire(timeout=LOCK_TIMEOUT):
-            raise StoreError(f"{self.path}: busy for {LOCK_TIMEOUT:.0f} s")
-        try:
-            yield
-        finally:
-            self._lock.release()
+        self._writer = None
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -156,25 +151,3 @@ class SQLite(Database):
             raise Refused(f"{self.path}: {error}") from error
         except (sqlite3.Error, OSError, UnusableDatabase) as error:
             raise StoreError(f"{self.path}: {error}") from error
-
-
-def _connect_writer(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(0o600)  # SQLite's other files get the same mode
-    db = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False)
-    try:
-        if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
-            raise OSError("write-ahead logging is refused: keep the file on a local disk")
-        db.execute("PRAGMA synchronous = FULL")  # each commit is on the disk before it returns
-        db.execute("PRAGMA foreign_keys = ON")
-        db.execute("PRAGMA secure_delete = ON")  # who is forgotten is in no file
-        create_sqlite(db)
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _find_inode(path: Path) -> int | None:
-    """Which file is at `path`; None where there is none."""
-    return path.stat().st_ino if path.exists() else None

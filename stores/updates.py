@@ -1,8 +1,9 @@
 """Updates: each is kept once, with a job for every handler it is given to and what it tells of its call."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import fields
+from itertools import groupby
 from typing import Any
 
 from schemas.status_update import StatusUpdate, dump
@@ -18,7 +19,7 @@ _KEEP = """INSERT INTO updates
   VALUES (:call_id, :status, :received_at, :now, :message, :error_group, :handlers, :times, :last_received_at)
   ON CONFLICT (call_id, status) DO NOTHING RETURNING id"""
 
-_UPDATE = "u.id, u.call_id, u.status, u.received_at, u.kept_at, u.message, u.times, u.last_received_at, u.handlers"
+_UPDATE = [name for name in StoredUpdate._fields if name != "jobs"]
 _JOB = [field.name for field in fields(Job)]
 
 
@@ -68,28 +69,19 @@ def count_repeat(db: Database, update: StatusUpdate) -> None:
 
 def of_call(db: Database, call_id: str) -> list[StoredUpdate]:
     """A call's updates in the order they were kept, with their jobs."""
-    return _stored(db, "call_id = :call_id", {"call_id": storable(call_id)})
-
-
-def by_ids(db: Database, ids: Collection[int]) -> list[StoredUpdate]:
-    """The updates with these ids that are still kept, with their jobs."""
-    return _stored(db, f"id IN ({', '.join(map(str, ids))})", {}) if ids else []
+    return read(db, "call_id = :call_id", call_id=storable(call_id))
 
 
 def since(db: Database, moment: float = 0) -> Iterator[StoredUpdate]:
     """Every update kept at `moment` or later, in the order they were kept, read in pages: it holds nothing up."""
-    values = {"after": 0, "moment": moment, "page": PAGE}
-    while True:
-        page = _stored(db, "id > :after AND kept_at >= :moment ORDER BY id LIMIT :page", values)
-        yield from page
-        if len(page) < PAGE:
-            return
-        values["after"] = page[-1].id
+    page, after = "id > :after AND kept_at >= :moment ORDER BY id LIMIT :limit", 0
+    while stored := read(db, page, after=after, moment=moment, limit=PAGE):
+        yield from stored
+        after = stored[-1].id
 
 
 def count(db: Database) -> int:
-    rows = db.query("SELECT count(*) FROM updates")
-    return int(rows[0][0])
+    return int(db.query("SELECT count(*) FROM updates")[0][0])
 
 
 def last_id(db: Database) -> int:
@@ -99,20 +91,19 @@ def last_id(db: Database) -> int:
 
 def latest(db: Database) -> float | None:
     """When the update that was received last was."""
-    rows = db.query("SELECT max(received_at) FROM updates")
-    return None if rows[0][0] is None else float(rows[0][0])
+    received_at: float | None = db.query("SELECT max(received_at) FROM updates")[0][0]
+    return received_at
 
 
-def _stored(db: Database, where: str, values: Mapping[str, Any]) -> list[StoredUpdate]:
+def read(db: Database, where: str, **values: Any) -> list[StoredUpdate]:
+    """The updates that `where` finds, in the order they were kept, with their jobs."""
     rows = db.query(
-        f"SELECT {_UPDATE}, {', '.join(_JOB)} FROM (SELECT * FROM updates WHERE {where}) AS u"
-        " LEFT JOIN jobs ON update_id = u.id ORDER BY u.id, handler",
+        f"SELECT {', '.join(f'u.{name}' for name in _UPDATE)}, {', '.join(_JOB)}"
+        f" FROM (SELECT * FROM updates WHERE {where}) AS u LEFT JOIN jobs ON update_id = u.id ORDER BY u.id, handler",
         values,
     )
-    jobs: dict[tuple[Any, ...], list[Job]] = {}
-    for row in rows:
-        jobs.setdefault(row[:9], []).extend([Job(*row[9:])] if row[9] else [])
-    return [
-        StoredUpdate(*(*columns, names and tuple(json.loads(names)), tuple(its_jobs)))
-        for (*columns, names), its_jobs in jobs.items()
-    ]
+    stored = []
+    for (*columns, handlers), its_rows in groupby(rows, lambda row: row[: len(_UPDATE)]):
+        jobs = tuple(Job(*row[len(_UPDATE) :]) for row in its_rows if row[len(_UPDATE)])
+        stored.append(StoredUpdate._make([*columns, handlers and tuple(json.loads(handlers)), jobs]))
+    return stored

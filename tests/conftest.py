@@ -24,9 +24,9 @@ from stores.records import Change, Job
 from stores.search import Filters, find
 from tests.loopback import free_port, wait_until
 from tests.postgres import new_postgres, postgres, postgres_server, postgres_template  # noqa: F401
+from work import worker
 from work.lanes import get_lane
 from work.settling import settle
-from work.worker import Worker
 
 ROOT = Path(__file__).parent.parent
 SECRET = "whsec_test_secret_12345"
@@ -178,7 +178,7 @@ def settle_jobs(db, settlement):
     time, were done at once."""
     update_id, lease, after = settlement
     at_once = [job.state == "done" and job.done_at is None for job in after]
-    changes = [Change(update_id, lease, job, None, gone) for job, gone in zip(after, at_once, strict=True)]
+    changes = [Change(update_id, lease, job, gone) for job, gone in zip(after, at_once, strict=True)]
     jobs.settle(db, changes)
 
 
@@ -196,17 +196,16 @@ def retry_one(handler, due_by):
     for stored, job in leased:
         with current_app.app_context():
             g.patience = current_app.config["WORKER_PATIENCE"]
-            attempt = lane.call(stored.load(), job)
-            settle(stored.id, [attempt])
-        return attempt.error is None
+            change = lane.call(stored.load(), stored.id, job)
+            settle([change])
+        return change.job.state == "done"
 
 
 def catch_up(app, handler="update_crm"):
-    """Do what a handler has due, as `flask retry` does. Gives the worker."""
-    worker, due_by = Worker(app, get_lane(handler)), get_store().now()
-    while worker.catch_up(due_by):
-        worker.wait(20)
-    return worker
+    """Do what a handler has due, as `flask retry` does."""
+    lane = get_lane(handler)
+    while lane.running or worker.start_due(app, lane):
+        worker.wait(app, lane)
 
 
 def jobs_of(store, call_id="call-1"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from schemas.times import isoformat
 from stores import refusals, updates
-from stores.records import Job, RefusalCount
+from stores.records import Job
 from stores.sqlite import SQLite
 from tests.conftest import PASSWORD, Receiver, keep_update, settle_jobs, update
 
@@ -40,7 +40,7 @@ def fill(path, active, now):
         if active:
             error = "answered 404: no such contact"
             settle_jobs(store, (last, now, [Job("update_crm", "failed", None, 1, now, error, now)]))
-            refusals.add(store, [RefusalCount("wrong signature", 12, now - 1500)])
+            refusals.add(store, "wrong signature", 12, now - 1500)
 
 
 def made_up(chance, start, seconds):

@@ -9,7 +9,7 @@ import pytest
 
 from stores import jobs, updates
 from stores.postgres import Postgres
-from stores.records import Change, Failure, Job
+from stores.records import Change, Job
 from stores.sqlite import SQLite
 from tests.conftest import NOW, keep_update, message, update
 from tests.postgres import LATEST, program
@@ -34,7 +34,7 @@ def fill(db):
     keep_update(db, update())
     update_id = keep_update(db, update("ended"), ["update_crm"], lease=NOW + 30)
     job = Job("update_crm", "pending", NOW + 60, 1, NOW, "answered 503")
-    jobs.settle(db, [Change(update_id, NOW + 30, job, Failure(NOW, 0.1))])
+    jobs.settle(db, [Change(update_id, NOW + 30, job, failed_at=NOW)])
 
 
 def test_an_sqlite_file_is_backed_up_while_it_is_used_and_restored(receiver, tmp_path):

@@ -1,5 +1,6 @@
 import json
 import re
+import threading
 
 import pytest
 import requests
@@ -7,6 +8,7 @@ import requests
 import handlers
 from commands.client import connection_error, webhook_url
 from commands.simulate import made_up_calls
+from handlers import active_calls
 from stores import get_store, updates
 from stores.records import Job
 from tests.conftest import NOW, PASSWORD, SECRET, URL, keep_update, message, settle_jobs, update
@@ -42,7 +44,7 @@ def test_check_asks_each_service_that_is_set_whether_it_can_be_reached(app, runn
     secret = f"user:hush@127.0.0.1:{free_port()}/hush"
     services = {"CRM_WEBHOOK_URL": f"{service.url}/hook", "SLACK_WEBHOOK_URL": f"https://{secret}"}
     app.config |= services | {"REDIS_URL": valkey.url}
-    handlers.init_app(app)
+    active_calls.init_app(app)
     result = runner.invoke(args=["check"])
     assert result.exit_code == 0
     assert re.findall(r"^(?:redis|crm|slack): .*$", result.stdout, re.MULTILINE) == [
@@ -59,7 +61,7 @@ def test_check_tells_why_redis_does_not_answer(app, runner, valkey):
     wrong = valkey.url.replace("//", "//limited:hush2@")
     for url, words in ((f"redis://127.0.0.1:{free_port()}", "Connection refused"), (wrong, "password")):
         app.config["REDIS_URL"] = url
-        handlers.init_app(app)
+        active_calls.init_app(app)
         result = runner.invoke(args=["check"])
         assert result.exit_code == 0
         assert re.search(rf"^redis: .*{words}.*check REDIS_URL", result.stdout, re.MULTILINE)
@@ -75,10 +77,10 @@ def test_check_tells_why_a_host_cannot_be_reached():
     assert connection_error(f"http://{'a' * 64}.invalid/hook")
 
 
-def test_check_is_known_by_its_user_agent(runner, service):
+def test_commands_are_known_by_their_user_agent(runner, service):
     assert runner.invoke(args=["check", "--url", service.url]).exit_code == 1
     assert {headers["User-Agent"] for path, headers, _ in service.requests if path != "/"} == {
-        "call-status-receiver-check"
+        "call-status-receiver-command"
     }
 
 
@@ -185,6 +187,23 @@ def test_retry_stops_where_the_service_stays_away_and_says_how_much_it_left(app,
     assert len(service.bodies) == 3
 
 
+def test_retry_gets_to_the_other_handlers_where_one_hangs(app, runner, service, monkeypatch):
+    def hangs(update):
+        ends.append(ended.wait(30))
+
+    ended, ends = threading.Event(), []
+    monkeypatch.setattr(handlers, "HANDLERS", (hangs, handlers.update_crm))
+    app.config |= {"CRM_WEBHOOK_URL": service.url, "WORKER_PATIENCE": (0.05, 0.2)}
+    lanes.init_app(app)
+    record(app, "a", pending())
+    with app.app_context():
+        keep_update(get_store(), update(call_id="b"), ["hangs"], NOW)
+    result = runner.invoke(args=["retry"])
+    assert ([body["call_id"] for body in service.bodies], ends) == (["a"], [])
+    ended.set()
+    assert "hangs: 1 pending, 0 failed" in result.stdout
+
+
 class TestImport:
     def line(self, **fields):
         document = message(call_id="a", timestamp="2027-01-15T08:00:00Z")["message"]
@@ -230,6 +249,7 @@ class TestImport:
             {"jobs": {}},
             {"times": "often"},
             {"received_at": "soon"},
+            {"last_received_at": "9999-12-31T23:59:59-14:00"},
             {"handlers": "log_event"},
         ],
     )

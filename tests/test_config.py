@@ -39,6 +39,15 @@ def test_a_database_url_is_taken_as_it_is(scheme, rest):
     assert "#" not in stores.create(loaded).server
 
 
+def test_options_that_only_other_clients_know_are_left_out_of_the_database_url_with_a_warning():
+    url = "postgres://u:p@db/calls?pgbouncer=true&sslmode=require&schema=public"
+    loaded = load_config(SAFE | {"DATABASE_URL": url})
+    assert loaded["DATABASE_URL"] == "postgres://u:p@db/calls?sslmode=require"
+    [warning] = warnings(loaded)
+    assert "take pgbouncer, schema out of DATABASE_URL" in warning
+    assert load_config({"DATABASE_URL": "postgres://db/calls?schema=public"})["DATABASE_URL"] == "postgres://db/calls"
+
+
 @pytest.mark.parametrize("url", ["redis://:pass%23@redis:6379/1", "rediss://u:p@redis", "unix:///run/redis.sock?db=1"])
 def test_a_redis_url_is_taken_as_it_is(url):
     assert load_config({"REDIS_URL": url})["REDIS_URL"] == url
@@ -111,13 +120,12 @@ def test_a_secret_with_a_comma_is_told_to_be_two():
         ("u:hu%sh@db/calls", "percent-encoded"),
         ("u:hush two@db/calls", "percent-encoded"),
         ("u:hush@[::1/calls", "postgresql://user:password@host:5432/name"),
-        ("u:hush@db/calls?sslmode=a=b", "options"),
-        ("u:hush@db/calls?ssl=1", "options"),
-        ("u:hush@db/calls?pgbouncer=true", "options that PostgreSQL knows, no pgbouncer"),
+        ("u:hush@db/calls?sslmode=a=b", "sslmode=require"),
+        ("u:hush@db/calls?ssl=1", "sslmode=require"),
     ],
 )
 def test_of_a_database_url_the_part_is_named_that_is_wrong(rest, words):
-    with pytest.raises(SystemExit, match=rf"^DATABASE_URL: Must have .*{words}.*\Z") as refusal:
+    with pytest.raises(SystemExit, match=rf"^DATABASE_URL: Must .*{words}.*\Z") as refusal:
         load_config({"DATABASE_URL": f"postgres://{rest}"})
     assert not any(piece in str(refusal.value) for piece in ("hush", "hu%", "hu/"))
 

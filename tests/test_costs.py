@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from stores import jobs, retention, updates
-from stores.records import Change, Failure, Job
+from stores.records import Change, Job
 from tests.conftest import NOW, keep_update, update
 
 HANDLERS = ("alert_on_error", "update_crm")
@@ -64,14 +64,14 @@ def plan(store):
         lambda db: updates.count_repeat(db, update("ended")),
         lambda db: jobs.settle(db, [Change(1, NOW + 60, Job(name, "done", None), at_once=True) for name in HANDLERS]),
         lambda db: jobs.settle(
-            db, [Change(1, NOW + 60, Job("update_crm", "pending", NOW, 1, NOW, "x"), Failure(NOW, 1.0))]
+            db, [Change(1, NOW + 60, Job("update_crm", "pending", NOW, 1, NOW, "x"), failed_at=NOW)]
         ),
         lambda db: jobs.lease_due(db, "update_crm", NOW + 60, NOW + 120, 16, [7, 8]),
         lambda db: jobs.with_same_error(db, "alert_on_error", update("ended-with-error", "call-2", error="x")),
         lambda db: jobs.finish(db, "alert_on_error", [1]),
         lambda db: jobs.backlog(db),
-        lambda db: jobs.retry_now(db, HANDLERS, failed=True),
-        lambda db: jobs.retry_now(db, HANDLERS, failed=True, call_id="call-1"),
+        lambda db: jobs.retry_now(db, "update_crm", failed=True),
+        lambda db: jobs.retry_now(db, "update_crm", failed=True, call_id="call-1"),
         lambda db: jobs.reset_far_future(db, 5400),
         lambda db: jobs.failed_attempts(db, "call-1"),
         lambda db: updates.of_call(db, "call-1"),

@@ -57,11 +57,12 @@ def test_every_handler_is_called_in_order_and_a_repeat_calls_nobody_and_is_count
     assert (stored.handlers, stored.times, stored.last_received_at) == (("first", "second"), 2, NOW + 60)
 
 
-def test_a_repeat_that_cannot_be_counted_is_answered_all_the_same(handlers, monkeypatch, caplog):
+def test_a_repeat_that_cannot_be_counted_is_answered_all_the_same(handlers, monkeypatch):
     dispatch(update())
-    monkeypatch.setattr(updates, "count_repeat", Mock(side_effect=StoreError("calls.db: disk full")))
+    count_repeat = Mock(side_effect=StoreError("calls.db: disk full"))
+    monkeypatch.setattr(updates, "count_repeat", count_repeat)
     dispatch(update())
-    assert "repeat not counted" in caplog.text
+    count_repeat.assert_called_once()
 
 
 def test_a_handler_that_is_off_or_wants_nothing_of_an_update_has_no_work(app, handlers, monkeypatch):
@@ -88,7 +89,7 @@ def test_an_error_can_say_when_it_is_tried_again_and_whether_this_was_an_attempt
     job = kept()["first"]
     assert (job.state, job.attempts, job.first_tried_at, job.due_at) == expected
     assert job.error == str(error)
-    attempts = [attempt[0] for rows in jobs.failed_attempts(get_store(), "call-1").values() for attempt in rows]
+    attempts = [handler for _, handler, *_ in jobs.failed_attempts(get_store(), "call-1")]
     assert attempts == ["first"] * expected[1]
 
 
@@ -112,11 +113,11 @@ def test_a_retry_does_what_is_due_with_the_update_as_it_was_and_notes_when(handl
     assert jobs.backlog(get_store()) == []
 
 
-def test_where_it_cannot_be_written_it_is_done_again_when_the_lease_is_over(handlers, clock, monkeypatch, caplog):
-    with monkeypatch.context() as broken:
+def test_where_it_cannot_be_written_it_is_done_again_when_the_lease_is_over(handlers, clock, monkeypatch):
+    with monkeypatch.context() as broken, pytest.raises(StoreError, match="disk full"):
         broken.setattr(jobs, "settle", Mock(side_effect=StoreError("calls.db: disk full")))
         dispatch(update())
-    assert "disk full" in caplog.records[0].error
+    assert handlers.mock_calls == BOTH
     assert retry_one(handlers.first, clock.now + 29) is None
     assert retry_one(handlers.first, clock.now + 30) is True
 

@@ -291,7 +291,7 @@ class TestImport:
     def test_lines_of_a_log_with_a_prefix_and_wrong_lines(self, receiver):
         server = receiver()
         sent = isoformat(datetime.now(UTC) - timedelta(days=1))  # within the retention
-        lost = json.dumps({"time": sent, "event": "not kept", **message(call_id="lost")})
+        lost = json.dumps({"received_at": sent, "event": "not kept", **message(call_id="lost")})
         wrong = json.dumps(message(call_id=""))
         done = server.flask("import", "--yes", input=f"{sent} app[web.1]: {lost}\n{wrong}\n[1]\n{{}}\n\n")
         assert done.returncode == 1

@@ -10,7 +10,7 @@ from handlers import HANDLERS
 from handlers.errors import Deferred, GiveUp, OutOfPatience, Retry, Unavailable
 from handlers.event_log import log_event
 from stores import StoreError
-from stores.records import Job
+from stores.records import Change, Job
 from tests.conftest import NOW, update, wait_until
 from work.lanes import PLACES, Lane
 
@@ -42,7 +42,7 @@ def lane(service):
 
 
 @pytest.fixture
-def clock(monkeypatch):
+def monotonic(monkeypatch):
     """The monotonic time, which passes only when a test says so."""
     moment = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: moment[0])
@@ -53,7 +53,7 @@ def attempt(lane, *results):
     """Call the handler once for each result, as the worker does; the lane's state then."""
     for result in results:
         lane.handler.result = result
-        lane.call(update(), Job(lane.name, "leased", NOW))
+        lane.call(update(), 1, Job(lane.name, "leased", NOW))
     return lane.state
 
 
@@ -91,38 +91,46 @@ def test_its_state_follows_from_what_the_service_did(lane, results, state):
 
 
 @pytest.mark.parametrize(("seconds", "state"), [(1.0, "well"), (1.01, "slow")])
-def test_a_service_that_takes_over_a_second_is_slow_until_it_no_longer_does(lane, clock, seconds, state):
+def test_a_service_that_takes_over_a_second_is_slow_until_it_no_longer_does(lane, monotonic, seconds, state):
     def take(seconds):
-        lane.handler = lambda update: clock.__setitem__(0, clock[0] + seconds)
-        lane.call(update(), Job("service", "leased", NOW))
+        lane.handler = lambda update: monotonic.__setitem__(0, monotonic[0] + seconds)
+        lane.call(update(), 1, Job("service", "leased", NOW))
         return lane.state
 
     assert take(seconds) == state
     assert take(0.1) == "well"
 
 
-def test_one_that_asks_nobody_is_always_well(clock, monkeypatch):
+def test_one_that_asks_nobody_is_always_well(monotonic):
     lane = Lane(log_event)
-    lane.handler = lambda update: clock.__setitem__(0, clock[0] + 9)
+    lane.handler = lambda update: monotonic.__setitem__(0, monotonic[0] + 9)
     for _ in range(3):
-        lane.call(update(), Job("log_event", "leased", NOW))
+        lane.call(update(), 1, Job("log_event", "leased", NOW))
     assert lane.state == "well"
 
 
-def test_a_service_that_is_away_is_asked_every_30_seconds_or_when_it_says(lane, clock):
+def test_a_service_that_is_away_is_asked_every_30_seconds_or_when_it_says(lane, monotonic):
     attempt(lane, *[FAILURE] * 3)
     assert lane.asked_in() == 30
-    clock[0] += 29
+    monotonic[0] += 29
     assert lane.asked_in() == 1
-    clock[0] += 2
+    monotonic[0] += 2
     assert lane.asked_in() == 0
     attempt(lane, Unavailable("answered 429", after=120))
     assert lane.asked_in() == 120
+    attempt(lane, Unavailable("answered 429", after=999999))
+    assert lane.asked_in() == 3600
     attempt(lane, None)
     assert lane.asked_in() is None
 
 
-def test_running_something_again_lets_a_service_that_is_away_be_asked_at_once(lane, clock):
+def test_that_a_service_is_away_is_logged_once_and_that_it_is_back(lane, caplog):
+    attempt(lane, *[FAILURE] * 5, None, None)
+    events = [(record.message, record.handler) for record in caplog.records if "its service" in record.message]
+    assert events == [("its service is away", "service"), ("its service is back", "service")]
+
+
+def test_running_something_again_lets_a_service_that_is_away_be_asked_at_once(lane, monotonic):
     lane.ask_now()
     assert lane.asked_in() is None
     attempt(lane, *[FAILURE] * 3)
@@ -134,12 +142,12 @@ def test_running_something_again_lets_a_service_that_is_away_be_asked_at_once(la
 def test_a_request_calls_the_handler_only_while_the_lane_is_well(lane, results):
     attempt(lane, *results)
     calls = lane.handler.calls
-    left = lane.call_in_request(update(), NOW + 30)
-    assert isinstance(left.error, Deferred) and str(left.error) == str(results[-1])
-    assert left.job == Job("service", "leased", NOW + 30)
+    left = lane.call_in_request(update(), 1, NOW + 30)
+    assert left == Change(1, NOW + 30, Job("service", "pending", NOW, error=str(results[-1])))
     assert lane.handler.calls == calls
     attempt(lane, None)
-    assert lane.call_in_request(update(), NOW + 30).error is None
+    change = lane.call_in_request(update(), 1, NOW + 30)
+    assert (change.job.state, change.at_once) == ("done", True)
 
 
 def test_so_many_requests_wait_for_a_service_and_the_rest_is_left_to_the_worker(app, lane):
@@ -148,14 +156,15 @@ def test_so_many_requests_wait_for_a_service_and_the_rest_is_left_to_the_worker(
 
     def request():
         with app.app_context():
-            lane.call_in_request(update(), NOW + 30)
+            lane.call_in_request(update(), 1, NOW + 30)
 
     requests = [threading.Thread(target=request) for _ in range(PLACES)]
     for thread in requests:
         thread.start()
     for _ in requests:
         assert arrived.acquire(timeout=20)
-    assert isinstance(lane.call_in_request(update(), NOW + 30).error, Deferred)
+    left = lane.call_in_request(update(), 1, NOW + 30)
+    assert (left.job.state, left.job.attempts, left.failed_at) == ("pending", 0, None)
     worker = threading.Thread(target=lambda: lane.handler(update()))  # the worker's places are its own
     worker.start()
     assert arrived.acquire(timeout=20)
@@ -164,7 +173,7 @@ def test_so_many_requests_wait_for_a_service_and_the_rest_is_left_to_the_worker(
         thread.join()
     lane.handler = lambda update: 1 / 0  # which gives its place back, too
     for _ in range(PLACES + 1):
-        assert isinstance(lane.call_in_request(update(), NOW + 30).error, ZeroDivisionError)
+        assert lane.call_in_request(update(), 1, NOW + 30).job.error == "division by zero"
     wait_until(lambda: not arrived.acquire(blocking=False))
 
 

@@ -89,7 +89,7 @@ def test_a_call_that_failed_is_over_and_an_error_everywhere(call_of, client, sto
     call = call_of("start_then_failed.1", "start_then_failed.2")
     assert (call.status, call.error, call.seconds) == ("failed", "SIP 480 Temporarily Unavailable", 20)
     assert calls.active(store) == []
-    assert [(error, tally.errors) for *_, error, tally in calls.tallies(store, 0)] == [(call.error, 1)]
+    assert [(tally.error, tally.calls) for tally in calls.tallies(store, 0)] == [(call.error, 1)]
     for path in ("/calls?id=c-failed", "/?status=ended-with-error", f"/?error={call.error}"):
         page = client.get(path).text
         assert '<span class="status error"><bdi>failed</bdi></span>' in page

@@ -6,7 +6,7 @@ import pytest
 
 from app import create_app
 from stores import get_store, refusals
-from stores.records import Job, RefusalCount
+from stores.records import Job
 from tests.conftest import NOW, URL, free_port, keep_update, message, settle_jobs, update
 from work.reports import report_troubles
 
@@ -88,10 +88,8 @@ def test_updates_that_failed_for_good_are_told_while_that_is_new(store, clock, r
 
 
 def test_what_is_signed_wrongly_or_not_at_all_is_told_with_what_to_set(store, report):
-    refusals.add(
-        store,
-        [RefusalCount("wrong signature", 3, NOW), RefusalCount("stale", 2, NOW), RefusalCount("not JSON", 1, NOW)],
-    )
+    for reason, times in (("wrong signature", 3), ("stale", 2), ("not JSON", 1)):
+        refusals.add(store, reason, times, NOW)
     text, stale = report()
     assert stale.startswith("2 refused: 401 stale. Set the clock right")
     assert text.startswith("3 refused: 401 wrong signature. WEBHOOK_SECRET must be")
@@ -102,13 +100,13 @@ def test_nothing_is_told_of_slack_itself_or_without_slack(app, store, clock, rep
     clock.now += 600
     assert report() == []
     app.config["SLACK_WEBHOOK_URL"] = None
-    refusals.add(store, [RefusalCount("unsigned", 3, clock.now)])
+    refusals.add(store, "unsigned", 3, clock.now)
     assert report() == []
 
 
 def test_what_slack_did_not_take_is_told_later(store, service, report):
     service.answers = [(500, {}, b"")]
-    refusals.add(store, [RefusalCount("unsigned", 3, NOW)])
+    refusals.add(store, "unsigned", 3, NOW)
     assert [len(report()) for _ in range(3)] == [1, 2, 2]
 
 

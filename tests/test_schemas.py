@@ -234,17 +234,18 @@ FULL = 64 * 1024 - len('{"x":""}')
     [
         ({"x": "y" * (FULL + 1)}, "65,537 bytes, over 65,536"),
         ({"x": "\u00e9" * (FULL // 2 + 1)}, "65,538 bytes, over 65,536"),
+        ({"x": nested(16)}, "deeper than 16 levels"),
     ],
 )
-def test_metadata_that_is_too_large_is_left_out_with_a_warning(metadata, reason, caplog):
+def test_metadata_that_is_too_large_or_too_deep_is_left_out_with_a_warning(metadata, reason, caplog):
     loaded = update(assistant={"metadata": metadata})
     assert (loaded.metadata, loaded.metadata_left_out) == (None, reason)
     assert [(record.levelno, record.call_id) for record in caplog.records] == [(logging.WARNING, "call-1")]
     assert dump(loaded)["message"]["assistant"] == {"metadata_left_out": reason}
 
 
-@pytest.mark.parametrize("metadata", [{"x": nested(60)}, {"x": "y" * FULL}, {"x": "\u00e9" * (FULL // 2)}, [], "", 0])
-def test_metadata_of_64_kib_is_kept(metadata):
+@pytest.mark.parametrize("metadata", [{"x": nested(15)}, {"x": "y" * FULL}, {"x": "\u00e9" * (FULL // 2)}, [], "", 0])
+def test_metadata_of_64_kib_and_16_levels_is_kept(metadata):
     loaded = update(assistant={"metadata": metadata})
     assert (loaded.metadata, loaded.metadata_left_out) == (metadata, None)
 

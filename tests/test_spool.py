@@ -1,6 +1,8 @@
 """With DATABASE_URL set: many machines share one server, and what it cannot take waits in a file of each machine's."""
 
 import json
+import os
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +14,12 @@ import pytest
 import requests
 
 from app import create_app
-from stores import StoreError, locks, spool, updates
+from stores import StoreError, spool, updates
 from tests.conftest import PASSWORD, SECRET, URL, keep_or_spool, keep_update, message, query, signed, update, wait_until
 from tests.postgres import END_CONNECTIONS
 from tests.test_failures import QUICK, kill, posted, settled
 from tests.test_outages import is_done
+from work.threads import start_retrying
 
 
 def call_ids(receiver):
@@ -157,10 +160,9 @@ class TestDrain:
         assert spool.waiting(store) == 0
         assert [stored.call_id for stored in updates.since(store)] == ["call-1"]
 
-    def test_a_stop_ends_it_after_the_batch_in_hand_and_another_goes_on(self, store, monkeypatch):
-        stopping, discard = threading.Event(), spool._discard
-        monkeypatch.setattr(spool, "BATCH", 1)
-        monkeypatch.setattr(spool, "_discard", lambda *args: (stopping.set(), discard(*args)))
+    def test_a_stop_ends_it_after_the_update_in_hand_and_another_goes_on(self, store, monkeypatch):
+        stopping, move = threading.Event(), spool._move
+        monkeypatch.setattr(spool, "_move", lambda *args: (stopping.set(), move(*args)))
         for call_id in "ab":
             keep_update(store.spool, update(call_id=call_id), [])
         spool.drain(store, stopping.is_set)
@@ -181,7 +183,7 @@ class TestDrain:
             assert [stored.call_id for stored in updates.since(db)] == [call_id]
         assert [record.call_id for record in caplog.records if record.message == "stays spooled"] == ["refused"]
 
-    def test_nobody_is_forgotten_while_a_batch_moves_and_who_is_stays_forgotten(
+    def test_nobody_is_forgotten_while_an_update_moves_and_who_is_stays_forgotten(
         self, store, store_settings, clock, monkeypatch
     ):
         move, moving, goes_on = spool._move, threading.Event(), threading.Event()
@@ -193,56 +195,58 @@ class TestDrain:
 
         monkeypatch.setattr(spool, "_move", move_slowly)
         runner = create_app(store_settings | {"CLOCK": clock}).test_cli_runner()
-        command = ["forget", "--yes", "+31612345678"]
         keep_update(store.spool, update(), [])
-        with ThreadPoolExecutor(1) as pool:
-            drain = pool.submit(spool.drain, store)
+        with ThreadPoolExecutor(2) as pool:
+            pool.submit(spool.drain, store)
             assert moving.wait(20)
-            refused = runner.invoke(args=command)
+            forget = pool.submit(runner.invoke, args=["forget", "--yes", "+31612345678"])
+            wait_until(lambda: re.search(rf"-> FLOCK .* {os.getpid()} ", Path("/proc/locks").read_text()))
             goes_on.set()
-        assert (refused.exit_code, drain.result()) == (1, True)
-        assert "calls.db.spool: what waits there is being moved" in refused.output
-        assert runner.invoke(args=command).output == "Removed: 1 calls, 1 updates\n"
+        assert forget.result().output == "Removed: 1 calls, 1 updates\n"
         assert (updates.count(store), spool.waiting(store)) == (0, 0)
 
     def test_nothing_moves_while_somebody_is_forgotten(self, store):
         keep_update(store.spool, update(), [])
-        with spool.locked(store.spool):
-            assert spool.drain(store) is False
-        assert spool.waiting(store) == 1
-
-    def test_one_goes_on_where_the_clock_was_set_back_meanwhile(self, store, clock):
-        keep_update(store.spool, update(), [])
-        clock.now += 3600
-        assert locks.acquire(store.spool, spool.LOCK, spool.BATCH_TIME)
-        clock.now -= 3600
-        assert spool.drain(store)
-        assert updates.count(store) == 1
+        with ThreadPoolExecutor(1) as pool, spool.locked(store.spool):
+            drain = pool.submit(spool.drain, store)
+            wait_until(lambda: re.search(rf"-> FLOCK .* {os.getpid()} ", Path("/proc/locks").read_text()))
+            assert (updates.count(store), spool.waiting(store)) == (0, 1)
+        drain.result()
+        assert (updates.count(store), spool.waiting(store)) == (1, 0)
 
     def test_a_spool_that_has_no_room_takes_nothing_more_and_is_drained(self, store):
         keep_update(store.spool, update(), [])
         store.spool._reserve = 10**18
         with pytest.raises(StoreError, match="calls.db.spool: less than 1000000000000 MB are free"):
             keep_update(store.spool, update("ended"), [])
-        assert spool.drain(store)
+        spool.drain(store)
         assert (updates.count(store), spool.waiting(store)) == (1, 0)
 
-    def test_at_a_stop_it_goes_on_until_the_server_is_back_or_the_time_is_over(self, store, postgres, caplog):
+    @pytest.mark.parametrize(("seconds", "is_back"), [(0, False), (20, True)])
+    def test_at_a_stop_it_goes_on_until_the_server_is_back_or_the_time_is_over(
+        self, store, store_settings, postgres, caplog, seconds, is_back
+    ):
+        app = create_app(store_settings | {"EPHEMERAL_DISK": True, "STOP": seconds, "RETRY_EVERY": 60})
+        app.extensions["store"] = store
         store.check()
         postgres.execute("ALTER TABLE updates RENAME TO away")
         assert keep_or_spool(store, update(), []).outcome == "spooled"
-        spool.drain_at_stop(store, time.monotonic())
-        assert [record.fields for record in caplog.records if "stopped" in record.message] == [{"spooled": 1}]
+        stop = start_retrying(app)
         with ThreadPoolExecutor() as pool:
-            pool.submit(spool.drain_at_stop, store, time.monotonic() + 60)
+            stopped = pool.submit(stop)
+            if not is_back:
+                stopped.result()
             postgres.execute("ALTER TABLE away RENAME TO updates")
-        assert (updates.count(store), spool.waiting(store)) == (1, 0)
+        store.probe()
+        left = [record.fields for record in caplog.records if "stopped with updates" in record.message]
+        assert left == ([] if is_back else [{"spooled": 1}])
+        assert (updates.count(store), spool.waiting(store)) == ((1, 0) if is_back else (0, 1))
 
     def test_an_update_that_cannot_be_read_stays_and_holds_up_no_other(self, store):
         for call_id in ("unreadable", "taken"):
             keep_update(store.spool, update(call_id=call_id), [])
         store.spool.execute("UPDATE updates SET message = '{}' WHERE call_id = 'unreadable'")
-        assert spool.drain(store)
+        spool.drain(store)
         assert [stored.call_id for stored in updates.since(store)] == ["taken"]
 
 

@@ -5,10 +5,11 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from unittest.mock import Mock
 
 import pytest
 
-from stores import StoreError, retention, updates
+from stores import StoreError, retention, sqlite, updates
 from stores.sqlite import SQLite
 from tests.conftest import ROOT, keep_update, query, recent, update, wait_until
 
@@ -59,9 +60,8 @@ def test_one_commit_serves_all_who_came_during_the_last(store):
 
 
 def test_a_write_that_fails_fails_no_other_of_its_commit(store):
-    ids, commits = keep_all_at_once(store, lambda db: db.execute("INSERT INTO locks VALUES ('bad', NULL)"))
+    ids, _ = keep_all_at_once(store, lambda db: db.execute("INSERT INTO locks VALUES ('bad', NULL)"))
     assert sorted(ids) == [*range(1, 10)]
-    assert commits == 10
     assert updates.count(store) == 9
 
 
@@ -75,6 +75,21 @@ def test_what_fails_alone_too_is_not_acknowledged_nothing_of_it_is_kept_and_the_
     [error] = [result for result in results if not isinstance(result, int)]
     assert str(error) == f"{store.path}: database or disk is full"
     assert {stored.id for stored in updates.since(store)} == {1, *results} - {error}
+
+
+def test_a_locked_file_is_waited_for_once_by_all_in_line(store, monkeypatch):
+    monkeypatch.setattr(sqlite, "PATIENCE", 0.1)
+    keep(store, "before")
+    begin = Mock(side_effect=store._begun)
+    monkeypatch.setattr(store, "_begun", begin)
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as program, ThreadPoolExecutor(9) as pool:
+        program.execute("BEGIN IMMEDIATE")
+        with store._lock:
+            writes = [pool.submit(keep, store, f"call-{number}") for number in range(9)]
+            wait_until(lambda: len(store._queue) == 9)
+        assert {str(write.exception()) for write in writes} == {f"{store.path}: database is locked"}
+    begin.assert_called_once()
+    assert keep(store, "after")
 
 
 def test_a_file_that_is_locked_when_it_is_first_used_is_waited_for(store):

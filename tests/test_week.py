@@ -113,7 +113,8 @@ class Week(RuleBasedStateMachine):
         """The service is back, and somebody runs again what has failed."""
         self.down = False
         self.clock.now += 3600
-        jobs.retry_now(get_store(), [lane.name for lane in get_lanes()], failed=True)
+        for lane in get_lanes():
+            jobs.retry_now(get_store(), lane.name, failed=True)
         self.pass_time(0.01)
         assert jobs.backlog(get_store()) == []
 

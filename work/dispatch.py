@@ -23,5 +23,4 @@ def dispatch(update: StatusUpdate) -> None:
         return
     for lane in lanes:
         lane.in_hand.add(kept.update_id)
-    attempts = [lane.call_in_request(update, kept.lease) for lane in lanes]
-    settle(kept.update_id, attempts, in_request=True)
+    settle([lane.call_in_request(update, kept.update_id, kept.lease) for lane in lanes])

@@ -44,17 +44,17 @@ def troubles(store: Database) -> Iterator[tuple[str, str]]:
     if store.failure:
         return
     now = store.now()
-    for refusal in refusals.since(store, now - HOUR):
-        code, advice = refusals.REASONS[refusal.reason]
+    for reason, times, _ in refusals.since(store, now - HOUR):
+        code, advice = refusals.REASONS[reason]
         if code == 401:
-            yield refusal.reason, f"{refusal.times:,} refused: {code} {refusal.reason}. {advice}"
+            yield reason, f"{times:,} refused: {code} {reason}. {advice}"
     for backlog in jobs.backlog(store):
         lane = get_lane(backlog.handler)
         waits = backlog.oldest and now - backlog.oldest >= WAITED
         fails = backlog.failed_at and backlog.failed_at > now - HOUR
         if lane and lane.handler is not alert_on_error and (waits or fails):
-            reason = f" Last error: {backlog.error}." if backlog.error else ""
-            yield lane.name, f"{lane.name}: {backlog.pending:,} pending, {backlog.failed:,} failed for good.{reason}"
+            error = f" Last error: {backlog.error}." if backlog.error else ""
+            yield lane.name, f"{lane.name}: {backlog.pending:,} pending, {backlog.failed:,} failed for good.{error}"
 
 
 def silence(store: Database) -> float | None:

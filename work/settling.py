@@ -9,72 +9,58 @@ from queue import SimpleQueue
 
 from flask import Flask, current_app
 
-from handlers.errors import Deferred
 from stores import Refused, StoreError, get_store, jobs
-from stores.records import Change, Failure
-from work.lanes import Attempt, Lane
-from work.schedule import after_attempt
+from stores.records import Change
+from work.lanes import get_lanes
 
-Outcome = tuple[Lane, Change]
-
-MOST_AT_ONCE = 500  # outcomes in one statement, as databases take only so many parameters
+MOST_AT_ONCE = 500  # changes in one statement, as databases take only so many parameters
 
 logger = logging.getLogger(__name__)
 
 
 def open_queue(app: Flask) -> None:
     """From now on leave what is to be written to the thread that calls `write_next`."""
-    app.extensions["outcomes"] = SimpleQueue()
+    app.extensions["changes"] = SimpleQueue()
 
 
-def settle(update_id: int, attempts: list[Attempt], *, in_request: bool = False) -> None:
-    """Have what became of an update's jobs written: by this process's thread, or at once where none runs."""
-    outcomes = [(attempt.lane, _change(update_id, attempt, in_request)) for attempt in attempts]
-    if "outcomes" in current_app.extensions:
-        current_app.extensions["outcomes"].put(outcomes)
-        return
-    try:
-        write(outcomes)
-    except StoreError as error:
-        logger.error("not written: these handlers run again when their lease ends", extra={"error": str(error)})
+def settle(changes: list[Change]) -> None:
+    """Have what became of an update's jobs written: by this process's thread, or at once where none runs, as in
+    commands. Raises StoreError only there; these handlers run again then when their lease ends."""
+    if "changes" in current_app.extensions:
+        current_app.extensions["changes"].put(changes)
+    else:
+        write(changes)
 
 
 def write_next() -> None:
     """Wait for something to write, and write it with what has come meanwhile. Raises StoreError while the store is
     away; it is written the next time then."""
-    queue: SimpleQueue[list[Outcome]] = current_app.extensions["outcomes"]
-    outcomes = queue.get()
-    while len(outcomes) < MOST_AT_ONCE and not queue.empty():
-        outcomes += queue.get()
+    queue: SimpleQueue[list[Change]] = current_app.extensions["changes"]
+    changes = queue.get()
+    while len(changes) < MOST_AT_ONCE and not queue.empty():
+        changes += queue.get()
     try:
-        write(outcomes)
+        write(changes)
     except StoreError:
-        queue.put(outcomes)
+        for change in changes:  # one by one, so that no later batch is larger
+            queue.put([change])
         raise
 
 
-def _change(update_id: int, attempt: Attempt, in_request: bool) -> Change:
-    lane, job, error, seconds = attempt
-    now, lease = get_store().now(), job.due_at
-    job = after_attempt(job, error, now, current_app.config, lane.asked_in())
-    if job.state == "done":
-        return Change(update_id, lease, job, at_once=in_request)
-    return Change(update_id, lease, job, None if isinstance(error, Deferred) else Failure(now, seconds))
-
-
-def write(outcomes: list[Outcome]) -> None:
+def write(changes: list[Change]) -> None:
     """Write what became of jobs, and wake the workers of those that are pending. Raises StoreError while the store is
     away; what it refuses is logged and dropped."""
     try:
-        jobs.settle(get_store(), [change for _, change in outcomes])
+        jobs.settle(get_store(), changes)
     except Refused as error:
-        if len(outcomes) > 1:
-            for outcome in outcomes:
-                write([outcome])
+        if len(changes) > 1:
+            for change in changes:
+                write([change])
             return
-        fields = {"update": outcomes[0][1].update_id}
-        logger.error("not written", extra={"error": str(error), "fields": fields})
-    for lane, change in outcomes:
+        logger.error("not written", extra={"error": str(error), "fields": {"update": changes[0].update_id}})
+    lanes = {lane.name: lane for lane in get_lanes()}
+    for change in changes:
+        lane = lanes[change.job.handler]
         lane.in_hand.discard(change.update_id)
         if change.job.state == "pending":
             lane.work.set()

@@ -15,7 +15,7 @@ from work import settling
 from work.lanes import get_lanes
 from work.reports import report_troubles
 from work.upkeep import upkeep
-from work.worker import Worker
+from work.worker import work
 
 logger = logging.getLogger(__name__)
 
@@ -46,36 +46,38 @@ class Threads:
     def __init__(self, app: Flask):
         self._app, self._stopping, self._lanes = app, Event(), get_lanes()
         self._errors: dict[str, str] = {}  # of the store, by the thread that waits for it
-        self._lock = Lock()
         settling.open_queue(app)
         self._start("settle", 0, settling.write_next, Event())
         stopping, often, seldom = self._stopping, app.config["RETRY_EVERY"], app.config["UPKEEP_EVERY"]
         self._threads = [
-            *(self._start(f"work-{lane.name}", 0, Worker(app, lane, stopping).work, stopping) for lane in self._lanes),
+            *(self._start(f"work-{lane.name}", 0, partial(work, app, lane), stopping) for lane in self._lanes),
             self._start("spool", often, self._drain, stopping),
             self._start("upkeep", seldom, partial(upkeep, stopping), stopping),
             self._start("reports", seldom, report_troubles, stopping),
         ]
 
     def stop(self) -> None:
-        """Start nothing more, wait for what is in hand to be done and written, drain a spool whose disk is thrown away,
-        and log what stays pending."""
+        """Start nothing more, and wait until what is in hand is done and written, and a spool whose disk is thrown away
+        is drained; log what is left."""
         self._stopping.set()
-        config, started = self._app.config, time.monotonic()
-        end = started + config["STOP_WORK"]
         for lane in self._lanes:
             lane.work.set()
-        for thread in self._threads:
-            thread.join(max(end - time.monotonic(), 0))
-        while any(lane.in_hand for lane in self._lanes) and time.monotonic() < end:
-            time.sleep(0.01)
+        end, is_thrown_away = time.monotonic() + self._app.config["STOP"], self._app.config["EPHEMERAL_DISK"]
         with self._app.app_context():
-            if config["EPHEMERAL_DISK"]:
-                spool.drain_at_stop(get_store(), started + config["STOP"])
+            store = get_store()
+            while (self._is_busy() or (is_thrown_away and spool.waiting(store))) and time.monotonic() < end:
+                with suppress(StoreError):  # a server that is away is tried again, as no thread does so any more
+                    spool.drain(store, lambda: time.monotonic() >= end)
+                time.sleep(0.02)
+            if is_thrown_away and (number := spool.waiting(store)):
+                logger.error("stopped with updates in the spool", extra={"fields": {"spooled": number}})
             with suppress(StoreError):  # the log has it
-                pending = {backlog.handler: backlog.pending for backlog in jobs.backlog(get_store()) if backlog.pending}
+                pending = {backlog.handler: backlog.pending for backlog in jobs.backlog(store) if backlog.pending}
                 if pending:
                     logger.warning("stopped with work pending", extra={"fields": pending})
+
+    def _is_busy(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads) or any(lane.in_hand for lane in self._lanes)
 
     def _start(self, name: str, every: float, duty: Callable[[], object], stopping: Event) -> Thread:
         thread = Thread(target=self._repeat, args=(name, every, duty, stopping), name=name, daemon=True)
@@ -83,21 +85,19 @@ class Threads:
         return thread
 
     def _repeat(self, name: str, every: float, duty: Callable[[], object], stopping: Event) -> None:
-        """Do `duty` every so many seconds, soon at first and after an error of the store, until `stopping`."""
+        """Do `duty` every so many seconds, soon at first and after an error, until `stopping`."""
         soon = self._app.config["RETRY_EVERY"]
         pause = min(every, soon)
         while not stopping.wait(pause):
-            pause = every
+            pause = soon
             try:
                 with self._app.app_context():
                     duty()
-                self._errors[name] = ""
+                self._errors[name], pause = "", every
             except StoreError as error:
-                with self._lock:
-                    if str(error) not in self._errors.values():
-                        logger.error("work waits for the store", extra={"error": str(error)})
-                    self._errors[name] = str(error)
-                pause = soon
+                if str(error) not in self._errors.values():
+                    logger.error("work waits for the store", extra={"error": str(error)})
+                self._errors[name] = str(error)
             except Exception:
                 logger.exception("background thread", extra={"fields": {"thread": name}})
 
