@@ -26,7 +26,6 @@ INTERNALS = {
     "CHECK_EVERY": 600.0,
     "UPKEEP_EVERY": 60.0,
 }
-VERSION = "1.0"
 MAX_BODY = 2 * 1024 * 1024  # bytes
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 WEBHOOK_PATH = "/webhooks/status-update"

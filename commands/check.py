@@ -18,9 +18,7 @@ from stores import get_store, spool
 
 
 @click.command(cls=Command)
-@click.option(
-    "--url", type=webhook_url, help="Ask the receiver there instead, with this WEBHOOK_SECRET. It keeps nothing of it."
-)
+@click.option("--url", type=webhook_url, help="Check the receiver there, with this WEBHOOK_SECRET.")
 @click.option("--send", is_flag=True, help="With --url: also send a call named TEST CALL through every handler.")
 @with_appcontext
 def check(url: str | None, send: bool) -> None:

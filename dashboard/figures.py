@@ -12,7 +12,7 @@ from stores.records import Tally
 
 HOUR, DAY = 3600, 24 * 3600
 PERIODS = {1: HOUR, 7: 6 * HOUR, 30: DAY}  # by days: the seconds of each bar of the chart
-FRESH = 10.0  # seconds for which figures are shown again
+FRESH = 5.0  # seconds for which figures are shown again
 LISTED = 50  # lines, and errors; of the others it is said how many there are
 
 Answer = TypeVar("Answer")

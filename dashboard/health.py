@@ -7,7 +7,6 @@ from logs import mask
 from schemas.times import clock, iso
 from stores import Database, StoreError, get_refusals, get_store, jobs, spool, updates
 
-LOOK_EVERY = 1.0  # seconds between two looks at the store for strangers
 NOT_KEPT_FOR = 60.0  # seconds that a failure is told, unless an update was kept since: then a look at the store decides
 UNKNOWN = dict.fromkeys(("pending", "failed", "oldest_pending_s", "last_update_at"))
 FOR_ALL = ("status", "store", *UNKNOWN, "spooled")  # what strangers may know
@@ -17,7 +16,7 @@ def health(details: bool) -> tuple[dict[str, Any], int]:
     """What /healthz tells, and its status: 503 where an update could not be kept. With `details` it is as of now; for
     strangers one look at the store does for a second."""
     store, now = get_store(), clock()
-    figures = look(store) if details else remembered("health", LOOK_EVERY, lambda: look(store))
+    figures = look(store) if details else remembered("health", 1.0, lambda: look(store))
     last_update_at, not_kept_at = figures["last_update_at"], get_refusals().not_kept_at
     failed = not_kept_at > max(last_update_at or 0, now - NOT_KEPT_FOR)
     is_well = figures["pending"] is not None and not failed

@@ -19,9 +19,9 @@ PENDING_TOO_LONG = 60.0  # seconds
 
 
 def version(db: Database) -> str:
-    """Another text as soon as there is a new update, or other work to do, and every ten seconds, as it does not look at
-    all that the page has: not at refusals, for one."""
-    news = updates.last_id(db), jobs.backlog(db), spool.waiting(db), db.failure, db.now() // 10
+    """Another text as soon as there is a new update, or other work to do, and every five seconds, as it does not look
+    at all that the page has: not at refusals, for one."""
+    news = updates.last_id(db), jobs.backlog(db), spool.waiting(db), db.failure, db.now() // 5
     return hashlib.sha256(repr(news).encode()).hexdigest()[:16]
 
 

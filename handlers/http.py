@@ -11,7 +11,6 @@ from requests.utils import get_auth_from_url
 from urllib3 import Retry as RetryPolicy
 from urllib3.exceptions import HTTPError
 
-from config import VERSION
 from handlers.errors import DoneBefore, GiveUp, NotFound, OutOfPatience, Retry, Unavailable
 
 POOL = 32  # connections to one host: as many as a lane has places
@@ -39,7 +38,7 @@ def get(url: str, headers: dict[str, str] | None = None) -> str:
 def _session(_period: int) -> requests.Session:
     """The session that all threads use in this period, of FRESH seconds."""
     session = requests.Session()
-    session.headers["User-Agent"] = f"call-status-receiver/{VERSION}"
+    session.headers["User-Agent"] = "call-status-receiver/1.0"
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     for scheme in ("http://", "https://"):
         session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=POOL))

@@ -12,8 +12,6 @@ from stores import numbers
 from stores.database import Database
 from stores.records import CallRecord, Tally
 
-NO_LIMIT = 2**31 - 1
-
 FAILED_STATUS = f"status IN {ERRORS}"
 _ACTIVE = "start_received_at > :after AND start_received_at <= :until AND end_received_at IS NULL"
 
@@ -78,7 +76,7 @@ def is_active(db: Database, call_id: str, after: float = 0) -> bool:
     return bool(read(db, f"id = :id AND {_ACTIVE}", id=call_id, after=after, until=inf))
 
 
-def active(db: Database, after: float = 0, until: float = inf, limit: int = NO_LIMIT) -> list[CallRecord]:
+def active(db: Database, after: float = 0, until: float = inf, limit: int = 2**31 - 1) -> list[CallRecord]:
     """The calls that have started and not ended, newest start received first: those whose start was received after
     `after` and no later than `until`."""
     newest = f"{_ACTIVE} ORDER BY start_received_at DESC, id LIMIT :limit"

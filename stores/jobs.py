@@ -13,8 +13,6 @@ from stores import updates
 from stores.database import Database, Execute
 from stores.records import Backlog, Change, Job, StoredUpdate
 
-_MOST_AT_ONCE = 1000  # jobs that one message covers
-
 
 def settle(db: Database, changes: Collection[Change]) -> None:
     """Write what became of jobs that were leased. Once all of it is written, writing it again changes nothing."""
@@ -86,7 +84,7 @@ def retry_now(db: Database, handler: str, *, failed: bool = False, call_id: str 
     states = "('pending', 'failed')" if failed else "('pending')"
     of_call = "" if call_id is None else "AND update_id IN (SELECT id FROM updates WHERE call_id = :call_id)"
     rows = db.execute(
-        "UPDATE jobs SET due_at = :now, state = 'pending',"
+        "UPDATE jobs SET due_at = :now, state = 'pending', done_at = NULL,"
         " first_tried_at = CASE WHEN state = 'failed' THEN NULL ELSE first_tried_at END"
         f" WHERE state <> 'done' AND state IN {states} AND handler = :handler {of_call} RETURNING 1",
         {"handler": handler, "now": db.now(), "call_id": call_id},
@@ -122,7 +120,7 @@ def with_same_error(db: Database, handler: str, update: StatusUpdate) -> list[in
     rows = db.query(
         "SELECT id FROM updates WHERE id IN (SELECT update_id FROM jobs WHERE handler = :handler AND state <> 'done'"
         " AND due_at IS NOT NULL) AND error_group = :group AND (call_id <> :id OR status <> :status)"
-        " ORDER BY id LIMIT :most",
-        {"handler": handler, "group": update.error_group, "most": _MOST_AT_ONCE, **asdict(update.call)},
+        " ORDER BY id LIMIT 1000",
+        {"handler": handler, "group": update.error_group, **asdict(update.call)},
     )
     return [update_id for (update_id,) in rows]

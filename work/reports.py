@@ -13,7 +13,6 @@ from work.lanes import get_lane
 
 WAITED = 600.0  # seconds that work waits before it is reported
 HOUR = 3600.0  # between two messages about one trouble
-YEAR = 365 * 24 * HOUR
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +30,7 @@ def report_troubles() -> None:
         return
     if seconds := silence(store):
         text = f"No update has come for {duration(seconds)}. Does the provider still post to this receiver?"
-        _report(store, "silence", text, YEAR)
+        _report(store, "silence", text, 365 * 24 * HOUR)
     elif locks.release(store, "reported: silence"):
         _report(store, "end of a silence", "Updates come again.")
 
