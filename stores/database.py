@@ -2,10 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    from stores.sqlite import SQLite
+from pathlib import Path
+from typing import Any, Protocol
 
 Rows = list[tuple[Any, ...]]
 Execute = Callable[..., Rows]
@@ -24,7 +22,8 @@ class Database(Protocol):
     now: Callable[[], float]  # the time that everybody who uses this database compares leases with
     durability: str  # what an acknowledged update survives, in a few words
     skip_locked: str = ""  # what ends a SELECT of rows that are about to be changed
-    spool: "SQLite | None" = None  # where updates go while this database cannot take them
+    path: Path = Path()  # of its file, where it is one
+    spool: "Database | None" = None  # the file that updates go to while this database cannot take them
     failure: str = ""  # why this database is not used; empty while it is
 
     def query(self, sql: str, values: Mapping[str, Any] = {}) -> Rows:

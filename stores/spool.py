@@ -11,7 +11,6 @@ from marshmallow import ValidationError
 from stores import locks, updates
 from stores.database import Database
 from stores.records import Refused, StoredUpdate, StoreError
-from stores.sqlite import SQLite
 
 RESERVE = 64_000_000  # bytes of its disk that are left free: what is removed is written first, too
 
@@ -33,7 +32,7 @@ def drain(db: Database, is_over: Callable[[], bool] = lambda: False) -> None:
 
 
 @contextmanager
-def locked(spool: SQLite) -> Iterator[None]:
+def locked(spool: Database) -> Iterator[None]:
     """Nothing else moves out of the spool within this block, which waits for what does. Processes lock its folder, as
     a lock of the system ends with whoever has it."""
     folder = os.open(spool.path.parent, os.O_RDONLY)
@@ -44,7 +43,7 @@ def locked(spool: SQLite) -> Iterator[None]:
         os.close(folder)
 
 
-def _move(db: Database, spool: SQLite, stored: StoredUpdate) -> None:
+def _move(db: Database, spool: Database, stored: StoredUpdate) -> None:
     """Keep a spooled update in `db`, and remove it here with what is known of its call. One that `db` does not take
     stays. Raises StoreError where it takes none now."""
     times, last = stored.times, stored.last_received_at
