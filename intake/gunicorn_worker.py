@@ -59,7 +59,8 @@ def is_whole(data: bytes | bytearray) -> bool:
         size = int(length[1])
         return size > ENOUGH or len(data) >= start + size
     if CHUNKED.search(head):
-        last = LAST_CHUNK.search(data, max(start - 2, len(data) - 1024))  # not in all of it with each piece
+        # In the last piece and the one before, as trailers or a request that is sent ahead may follow, but not in all.
+        last = LAST_CHUNK.search(data, max(start - 2, len(data) - 2 * PIECE))
         return last is not None or len(data) > ENOUGH
     return True
 

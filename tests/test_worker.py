@@ -47,6 +47,13 @@ def server(receiver):
 def test_a_request_is_whole_with_its_last_byte_and_not_before(request_):
     assert [end for end in range(len(request_) + 1) if is_whole(request_[:end])] == [len(request_)]
     assert is_whole(request_ + LAST)
+    assert is_whole(request_ + WITH_LENGTH[:-1].replace(b"{", b"{" + b" " * 5000, 1))  # sent ahead, as far as it goes
+
+
+def test_chunks_may_end_with_long_trailers():
+    request_ = CHUNKED.replace(b"X: y", b"X: " + b"y" * 5000)
+    assert not is_whole(request_[:-1])
+    assert is_whole(request_)
 
 
 @pytest.mark.parametrize(
