@@ -206,6 +206,9 @@ class TestJobs:
         assert (stored.load(), job) == (update(), leased("update_crm", LEASE + 60))
         settle_jobs(store, (update_id, LEASE, [failing(error="too late")]))
         assert jobs_of(store)["update_crm"] == leased("update_crm", LEASE + 60)
+        late = Job("update_crm", "done", None, 1, NOW, None, NOW + 30)
+        settle_jobs(store, (update_id, LEASE, [late]))  # a success counts, whoever has the lease
+        assert jobs_of(store)["update_crm"] == late
         settle_jobs(store, (update_id, LEASE, [done("update_crm")]))
         assert "update_crm" not in jobs_of(store)
 
