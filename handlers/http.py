@@ -51,7 +51,7 @@ def _keep_headers(request: requests.PreparedRequest) -> requests.PreparedRequest
 
 
 def _request(method: str, url: str, **options: Any) -> str:
-    """The patience of whoever calls the handler is `g.patience`: seconds to connect and to answer, in a worker."""
+    """The text of the 2xx answer. A worker sets its patience, the seconds to connect and to answer, as `g.patience`."""
     connect, read = g.get("patience") or current_app.config["REQUEST_PATIENCE"]
     end = time.monotonic() + connect + read
     session, login = _session(int(time.monotonic() // FRESH)), get_auth_from_url(url)

@@ -1,9 +1,9 @@
 """The store: what is kept of calls, and what is still to be done, in one SQLite file or in PostgreSQL.
 
-The verbs are functions by subject (`updates`, `jobs`, `calls`, `search`, `export`, `locks`, `retention`,
-`refusals`, `spool`) and take the database first. Their SQL is the same for both; `sqlite` and `postgres` say how
-to connect, to lock and to be durable. Every verb raises StoreError when the database cannot do it. Times are Unix
-seconds.
+The verbs are functions by subject (`updates`, `jobs`, `calls`, `search`, `deliveries`, `export`, `locks`,
+`retention`, `refusals`, `spool`) and take the database first. Their SQL is the same for both; `sqlite` and `postgres`
+say how to connect, to lock and to be durable. Every verb raises StoreError when the database cannot do it. Times are
+Unix seconds.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -55,7 +55,7 @@ def lease_due(
     db: Database, handler: str, due_by: float, lease: float, limit: int, but: Iterable[int] = ()
 ) -> list[tuple[StoredUpdate, Job]]:
     """Atomically lease, until `lease`, at most `limit` of the jobs of `handler` that were due at `due_by`, those due
-    longest, but none on the updates in `but`."""
+    longest; those on the updates in `but` are left out."""
     leased = db.execute(
         "WITH due AS MATERIALIZED (SELECT update_id FROM jobs WHERE handler = :handler AND state <> 'done'"
         f" AND due_at <= :due_by AND update_id NOT IN ({', '.join(map(str, (0, *but)))})"
@@ -93,8 +93,7 @@ def retry_now(db: Database, handler: str, *, failed: bool = False, call_id: str 
 
 
 def reset_far_future(db: Database, seconds: float) -> None:
-    """Make due now what is leased or put off for longer than that, which is more than is ever right: a process whose
-    clock was ahead did so."""
+    """Make due now what is leased or put off for more than `seconds`, as only a process whose clock was ahead does."""
     db.execute(
         "UPDATE jobs SET state = 'pending', due_at = :now WHERE state <> 'done' AND due_at > :now + :seconds",
         {"now": db.now(), "seconds": seconds},

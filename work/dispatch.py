@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def dispatch(update: StatusUpdate) -> None:
-    """Keep `update` and call, in their order, the handlers that are on and want it, unless it is a repeat.
+    """Keep `update` and call, in their order, the handlers that are on and want it, unless it is a repeat or spooled.
 
     What handlers do never reaches the caller; what one has not done stays pending. Raises StoreError where the update
     could not be kept.
