@@ -44,12 +44,12 @@ def on_starting(server: Arbiter) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    from work.threads import start_retrying
+    from work.threads import start_threads
 
-    worker.stop_retrying = start_retrying(worker.wsgi)
+    worker.stop_threads = start_threads(worker.wsgi)
 
 
 def worker_exit(server: Arbiter, worker: Any) -> None:
     """In the worker itself, after its last answer. A daemon thread would die between a request and its record."""
-    if hasattr(worker, "stop_retrying"):
-        worker.stop_retrying()
+    if hasattr(worker, "stop_threads"):
+        worker.stop_threads()

@@ -16,7 +16,7 @@ from app import create_app
 from handlers.active_calls import CHECK, track_call
 from stores import calls, get_store, locks, retention, updates
 from tests.conftest import ROOT, URL, free_port, keep_update, message, retry_one, update, wait_until
-from work.threads import start_retrying
+from work.threads import start_threads
 from work.upkeep import upkeep
 
 HOUR = 3600.0
@@ -116,7 +116,7 @@ class TestServerOfItsOwn:
     @pytest.fixture
     def retrying(self, app):
         stops = []
-        yield lambda: stops.append(start_retrying(app))
+        yield lambda: stops.append(start_threads(app))
         for stop in stops:
             stop()
 

@@ -19,7 +19,7 @@ from tests.conftest import PASSWORD, SECRET, URL, keep_or_spool, keep_update, me
 from tests.postgres import END_CONNECTIONS
 from tests.test_failures import QUICK, kill, posted, settled
 from tests.test_outages import is_done
-from work.threads import start_retrying
+from work.threads import start_threads
 
 
 def call_ids(receiver):
@@ -231,7 +231,7 @@ class TestDrain:
         store.check()
         postgres.execute("ALTER TABLE updates RENAME TO away")
         assert keep_or_spool(store, update(), []).outcome == "spooled"
-        stop = start_retrying(app)
+        stop = start_threads(app)
         with ThreadPoolExecutor() as pool:
             stopped = pool.submit(stop)
             if not is_back:

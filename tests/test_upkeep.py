@@ -10,7 +10,7 @@ from stores.records import Job
 from tests.conftest import keep_update, settle_jobs, update, wait_until
 from work import lanes, reconcile, upkeep
 from work.dispatch import dispatch
-from work.threads import start_retrying
+from work.threads import start_threads
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -219,7 +219,7 @@ class TestThread:
     @pytest.fixture(autouse=True)
     def retrying(self, app, context):
         start("a")
-        stop = start_retrying(app)
+        stop = start_threads(app)
         yield
         stop()
 

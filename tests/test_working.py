@@ -33,7 +33,7 @@ def start(app):
     stops = []
 
     def start():
-        stops.append(threads.start_retrying(app))
+        stops.append(threads.start_threads(app))
         return stops[-1]
 
     yield start

@@ -28,10 +28,10 @@ def init_app(app: Flask) -> None:
         """Start the threads on the first request: commands also build the app and must not start them. gunicorn.conf.py
         starts and stops them itself."""
         if not app.testing and "threads" not in app.extensions:
-            atexit.register(start_retrying(app))
+            atexit.register(start_threads(app))
 
 
-def start_retrying(app: Flask) -> Callable[[], None]:
+def start_threads(app: Flask) -> Callable[[], None]:
     """Start this process's threads, unless they run already. Returns what ends them."""
     with _starting, app.app_context():
         if "threads" not in app.extensions:
