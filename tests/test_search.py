@@ -98,6 +98,7 @@ def test_an_error_is_found_by_any_characters_of_it(store):
         ("0031 6 12345678", ["a"]),
         ("٠٦١٢٣٤٥٦٧٨", ["a"]),
         ("678", ["678-id"]),
+        ("0007", ["zeros"]),
         ("5679", []),
         ("9012", ["90125678-id"]),
         ("90125", ["90125678-id"]),
@@ -111,6 +112,7 @@ def test_an_error_is_found_by_any_characters_of_it(store):
 def test_a_number_is_found_by_its_last_digits_and_an_id_by_its_beginning(store, typed, expected):
     keep(store, "a", at=NOW, customer={"number": "+31612345678"})
     keep(store, "b", at=NOW - 1, customer={"number": "+31600005678"})
+    keep(store, "zeros", customer={"number": "+31612340007"})
     for id in ("678-id", "90125678-id"):
         keep(store, id, at=NOW - 2, customer={"number": None})
     assert ids(store, search=typed) == expected

@@ -341,6 +341,9 @@ class TestLocks:
         assert not locks.acquire(store, "report", 5, longest=60)
         locks.renew(store, "report", 0)
         assert [locks.acquire(store, "report", seconds) for seconds in (0, 5, 5)] == [True, True, False]
+        assert [locks.release(store, "report") for _ in range(2)] == [True, False]
+        locks.renew(store, "report", 0)
+        assert not locks.release(store, "report")  # nobody had it any more
 
     @pytest.mark.parametrize(("seconds", "longest"), [(DAY, None), (5, 60)])
     def test_one_that_ends_later_than_anybody_locks_it_for_is_over(self, store, clock, seconds, longest):
