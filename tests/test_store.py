@@ -284,10 +284,10 @@ class TestJobs:
         fail("else", error="STT failed")
         record(store, "ended", "well", handlers=["alert"])
         assert jobs.with_same_error(store, "alert", one) == []
-        found = [fail("pending", failing("alert")), fail("leased", error="call 1002 failed")]
-        assert jobs.with_same_error(store, "alert", one) == found
+        alike = [fail("pending", failing("alert")), fail("leased", error="call 1002 failed")]
+        assert jobs.with_same_error(store, "alert", one) == alike
         late = fail("late")
-        jobs.finish(store, "alert", found)
+        jobs.finish(store, "alert", alike)
         jobs.finish(store, "alert", [])
         assert jobs.with_same_error(store, "alert", one) == [late]
         covered, uncovered = (jobs_of(store, call_id)["alert"] for call_id in ("leased", "late"))
@@ -430,7 +430,7 @@ class TestCalls:
         assert (call.status, call.seconds, call.error, call.end_reason) == (status, 300, "SIP 480", "sip_error")
         assert calls.active(store) == []
         assert calls.tallies(store, 0) == [Tally(LINE, NAME, "SIP 480", 1, 1, 300.0, NOW)]
-        assert [found.id for found in find(store, Filters(status="ended-with-error", error="SIP 480")).calls] == [
+        assert [call.id for call in find(store, Filters(status="ended-with-error", error="SIP 480")).calls] == [
             "call-1"
         ]
         assert find(store, Filters(status="other")).calls == []

@@ -126,14 +126,14 @@ def test_only_one_request_asks_a_service_that_is_away_and_a_success_ends_that(ap
     keep_pending(20)
     service.default = 503
     catch_up(app)
-    asked = len(service.requests)
+    number = len(service.requests)
     lane = get_lane("update_crm")
     catch_up(app)
-    assert len(service.requests) == asked
+    assert len(service.requests) == number
     lane.ask_now()
     clock.now += 31
     catch_up(app)
-    assert len(service.requests) == asked + 1
+    assert len(service.requests) == number + 1
     service.default = 200
     lane.ask_now()
     clock.now += 31
