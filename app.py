@@ -1,8 +1,8 @@
 """A receiver for a telephony provider's call status updates.
 
-To follow an update, read on in this order: `schemas/status_update.py` is the message, `handlers/__init__.py` the list
-of handlers, `work/dispatch.py` keeps the update and calls them, `stores/updates.py` is how it is kept, and
-`work/worker.py` does later what could not be done at once.
+To follow an update, read on in this order: `intake/request.py` checks who sent it, `schemas/status_update.py` is the
+message, `handlers/__init__.py` the list of handlers, `work/dispatch.py` keeps the update and lets `work/lanes.py` call
+them, `stores/updates.py` is how it is kept, and `work/worker.py` does later what could not be done at once.
 """
 
 import logging
@@ -35,7 +35,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     logs.configure_logging()
     app = Flask(__name__, static_folder=None)
     app.config.update(load_config(), **(config or {}))
-    app.json.sort_keys = False  # type: ignore[attr-defined]  # of the provider that Flask has unless told otherwise
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # Flask's default provider has it
     app.add_url_rule(WEBHOOK_PATH, view_func=status_update, methods=["POST"], provide_automatic_options=False)
     for part in (stores, active_calls, lanes, threads, refusals, dashboard, commands):
         part.init_app(app)
@@ -44,7 +44,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
 
 
 def any_slashes() -> Response | None:
-    """Take what is posted to the webhook's path with doubled slashes, or one at the end: few senders are redirected."""
+    """Take posts to the webhook's path with doubled slashes, or one at the end: few senders follow redirects."""
     is_webhook = re.sub("/+", "/", request.path).rstrip("/") == WEBHOOK_PATH
     return status_update() if is_webhook and request.method == "POST" and request.url_rule is None else None
 

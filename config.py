@@ -20,7 +20,7 @@ INTERNALS = {
     "SLOW_AFTER": 1.0,  # a service that took longer is left to the worker
     "AWAY_AFTER": 3,  # failures in a row
     "ASK_EVERY": 30.0,  # seconds between two requests to a service that is away
-    "STOP": 18.0,  # at a stop, for what is in hand to be done and written, and the spool drained: gunicorn gives 25
+    "STOP": 18.0,  # at a stop, for what is in hand, and for a spool whose disk is thrown away: gunicorn gives 25
     "STALE_AFTER": 12 * 3600.0,
     "CHECK_AFTER": 3600.0,  # how long a call is active before it is checked with the provider
     "CHECK_EVERY": 600.0,

@@ -15,10 +15,10 @@ from work import reconcile as checks
 @click.option("--yes", is_flag=True, help="Go on, whichever handlers are off here.")
 @with_appcontext
 def reconcile(yes: bool) -> None:
-    """Check calls that have been active for over an hour with the provider, and settle those that are over."""
+    """Check calls that have been active for over an hour with the provider, and end those that are over."""
     if not current_app.config["PROVIDER_API_KEY"]:
         raise click.UsageError("set PROVIDER_API_KEY to a key of the provider's API")
-    require_handlers(yes, "get nothing of the calls that are settled")
+    require_handlers(yes, "get nothing of the calls that are ended")
     results = []
     for call, result in checks.reconcile():
         results.append(result)

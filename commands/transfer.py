@@ -16,7 +16,7 @@ from schemas.document import other_type
 from schemas.status_update import load_update
 from schemas.strict_json import parse_json
 from schemas.times import parse_time
-from stores import Refused, get_store, restore
+from stores import Refused, get_store, keep_as_is
 from stores.export import exported_lines
 from stores.records import Job
 from work.lanes import get_lanes
@@ -98,5 +98,5 @@ def _take(line: bytes, url: str | None, yes: bool) -> str:
         require_handlers(yes, "get no work from lines that do not name their handlers")
         handlers = [lane.name for lane in get_lanes() if lane.wants(update)]
         jobs = [Job(name, "pending", 0.0) for name in handlers]
-    kept = restore(update, jobs, handlers, times=values["times"], last_received_at=values["last_received_at"])
-    return {"new": "kept", "repeat": "kept already", "spooled": "spooled"}[kept.outcome]
+    result = keep_as_is(update, jobs, handlers, times=values["times"], last_received_at=values["last_received_at"])
+    return {"new": "kept", "repeat": "kept already", "spooled": "spooled"}[result.outcome]

@@ -65,8 +65,8 @@ def index() -> str:
 def live() -> Response:
     """The parts of the page that change, or 304 while there is nothing new."""
     version = page.version(get_store())
-    known = request.if_none_match.contains_weak(version)
-    answer = Response(status=304) if known else make_response(render_template("live.html", **page.contents()))
+    is_known = request.if_none_match.contains_weak(version)
+    answer = Response(status=304) if is_known else make_response(render_template("live.html", **page.contents()))
     answer.set_etag(version)
     return answer
 

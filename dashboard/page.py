@@ -36,7 +36,7 @@ def contents() -> dict[str, Any]:
     parts = {
         "page": page,
         "query": query,
-        "wanted": filters,
+        "filters": filters,
         "part": is_part,
         "trail": trail,
         "older": [page.older, *trail][:MAX_TRAIL] if page.older else None,

@@ -51,7 +51,7 @@ def _keep_headers(request: requests.PreparedRequest) -> requests.PreparedRequest
 
 
 def _request(method: str, url: str, **options: Any) -> str:
-    """The patience of whoever calls the handler is `g.patience`: seconds to connect and to answer, in a worker."""
+    """The text of the 2xx answer. A worker sets its patience, the seconds to connect and to answer, as `g.patience`."""
     connect, read = g.get("patience") or current_app.config["REQUEST_PATIENCE"]
     end = time.monotonic() + connect + read
     session, login = _session(int(time.monotonic() // FRESH)), get_auth_from_url(url)
@@ -68,12 +68,12 @@ def _request(method: str, url: str, **options: Any) -> str:
 
 def _read(answer: requests.Response, end: float) -> str:
     """The text of the answer. Raises TimeoutError where it still comes in pieces at `end`, of time.monotonic()."""
-    read = b""
-    while len(read) < LONGEST_ANSWER and (piece := answer.raw.read1(LONGEST_ANSWER - len(read), decode_content=True)):
-        read += piece
+    data = b""
+    while len(data) < LONGEST_ANSWER and (piece := answer.raw.read1(LONGEST_ANSWER - len(data), decode_content=True)):
+        data += piece
         if time.monotonic() > end:
             raise TimeoutError
-    return read.decode("utf-8", "replace")
+    return data.decode("utf-8", "replace")
 
 
 def _no_answer(error: BaseException, seconds: float) -> Retry:

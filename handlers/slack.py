@@ -25,16 +25,16 @@ def alert_on_error(update: StatusUpdate) -> None:
     if not locks.acquire(store, group, patience, longest=config["ALERT_INTERVAL"]):
         end = locks.ends_at(store, group) or 0.0  # none where it was let go of meanwhile
         raise Deferred("such an error was just reported, or is being", after=max(end - store.now(), 0.0))
-    covered = jobs.with_same_error(store, "alert_on_error", update)
+    others = jobs.with_same_error(store, "alert_on_error", update)
     call = calls.get(store, update.call.id)
     seconds = call.seconds if call else None
-    text = alert_text(update, seconds, len(covered), public_url(), slack=_is_slack())
+    text = alert_text(update, seconds, len(others), public_url(), slack=_is_slack())
     try:
         send(text)
     except Exception:
         locks.release(store, group)
         raise
-    jobs.finish(store, "alert_on_error", covered)
+    jobs.finish(store, "alert_on_error", others)
     locks.renew(store, group, config["ALERT_INTERVAL"])
 
 

@@ -25,7 +25,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from config import MAX_BODY
 
 PATIENCE = 10.0  # seconds for all of a request to arrive, for a client to take each part of an answer, and to close
-STOPPING = 2.0  # seconds at a stop for the first and the last of these
+STOPPING = 2.0  # seconds at a stop for a request to arrive, and for a client to close
 PIECE = 32 * 1024  # bytes that are received at once, and the longest head
 ENOUGH = 2 * MAX_BODY  # bytes of a request that can only be refused
 MOST_HELD = 32 * MAX_BODY  # bytes of all requests together
@@ -152,7 +152,7 @@ class Worker(ThreadWorker):
             self.drop(conn)
 
     def murder_pending(self):
-        """Drop those whom nobody waits for any longer, the first first; once a turn of the event loop."""
+        """Drop connections whose time is over, and the oldest where there are too many. The event loop calls this."""
         now = time.monotonic()
         latest = now if self.alive else now + PATIENCE - STOPPING
         while self.pending_conns and (

@@ -35,8 +35,8 @@ def verify_sender(body: bytes) -> None:
     """Raise Refusal unless a secret signed the request, or none is set and it may come unsigned."""
     config, headers = current_app.config, request.headers
     if config["WEBHOOK_SECRET"]:
-        signed = headers.get("X-Webhook-Timestamp"), headers.get("X-Webhook-Signature")
-        verify(config["WEBHOOK_SECRET"], *signed, body, now=clock(), tolerance=config["WEBHOOK_TOLERANCE"])
+        timestamp, signature = headers.get("X-Webhook-Timestamp"), headers.get("X-Webhook-Signature")
+        verify(config["WEBHOOK_SECRET"], timestamp, signature, body, now=clock(), tolerance=config["WEBHOOK_TOLERANCE"])
         return
     local = is_local(request.environ) and "Origin" not in headers  # a browser adds it to what another site's page posts
     if not (config["ALLOW_UNSIGNED"] or local):

@@ -22,8 +22,8 @@ class Refusal(Exception):
 
 def sign(secret: str, timestamp: int | str, body: bytes) -> str:
     """The value of `X-Webhook-Signature` for the raw `body` sent at `timestamp` (Unix seconds)."""
-    signed = f"{timestamp}.".encode() + body
-    return "sha256=" + hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()
+    text = f"{timestamp}.".encode() + body
+    return "sha256=" + hmac.new(secret.encode(), text, hashlib.sha256).hexdigest()
 
 
 def verify(

@@ -141,11 +141,11 @@ def field_errors(messages: Any, path: str = "") -> dict[str, list[str]]:
 
 def named_fields(document: Mapping[str, Any], schema: Any = _DOCUMENT) -> dict[str, Any]:
     """What the schema names of a decoded document, for the log, whether or not it is right: no prompts, no secrets."""
-    named: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, field in schema.fields.items():
         value = document.get(name)
         if isinstance(field, fields.Nested) and isinstance(value, dict):
-            named[name] = named_fields(value, field.schema)
+            values[name] = named_fields(value, field.schema)
         elif name in document and (type(field) is fields.Raw or not isinstance(value, dict | list)):
-            named[name] = value
-    return named
+            values[name] = value
+    return values

@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 def _secrets(text: str) -> tuple[str, ...]:
     secrets = tuple(filter(None, map(str.strip, text.split(","))))
     if not secrets or min(map(len, secrets)) < 8:
-        meant = "v1,whsec_... is two, and with the first anybody signs"
-        raise ValidationError(f"Must be secrets of 8 characters or more, separated by commas: {meant}.")
+        reason = "v1,whsec_... is two, and with the first anybody signs"
+        raise ValidationError(f"Must be secrets of 8 characters or more, separated by commas: {reason}.")
     return secrets
 
 
@@ -64,11 +64,11 @@ def known_options(url: str) -> tuple[str, list[str]]:
     """A URL of PostgreSQL without the options that only other clients know, such as pgbouncer, and their names."""
     from psycopg.pq import Conninfo
 
-    known = {"ssl", *(option.keyword.decode() for option in Conninfo.get_defaults())}
+    keywords = {"ssl", *(option.keyword.decode() for option in Conninfo.get_defaults())}
     place, _, query = url.partition("?")
     names = {option: option.partition("=")[0] for option in query.split("&") if option}
-    options = "&".join(option for option, name in names.items() if name in known)
-    return f"{place}?{options}".rstrip("?"), [name for name in names.values() if name not in known]
+    options = "&".join(option for option, name in names.items() if name in keywords)
+    return f"{place}?{options}".rstrip("?"), [name for name in names.values() if name not in keywords]
 
 
 POSTGRES_URL = validate.Regexp(r"postgres(ql)?://", error="Must start with postgres:// (for a file, set SQLITE_PATH).")

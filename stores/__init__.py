@@ -1,9 +1,9 @@
 """The store: what is kept of calls, and what is still to be done, in one SQLite file or in PostgreSQL.
 
-The verbs are functions by subject (`updates`, `jobs`, `calls`, `search`, `export`, `locks`, `retention`,
-`refusals`, `spool`) and take the database first. Their SQL is the same for both; `sqlite` and `postgres` say how
-to connect, to lock and to be durable. Every verb raises StoreError when the database cannot do it. Times are Unix
-seconds.
+The verbs are functions by subject (`updates`, `jobs`, `calls`, `search`, `deliveries`, `export`, `locks`,
+`retention`, `refusals`, `spool`) and take the database first. Their SQL is the same for both; `sqlite` and `postgres`
+say how to connect, to lock and to be durable. Every verb raises StoreError when the database cannot do it. Times are
+Unix seconds.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ from stores.refusals import RefusalCounter
 from stores.spool import RESERVE
 from stores.sqlite import SQLite
 
-__all__ = ["Database", "Refused", "StoreError", "create", "get_refusals", "get_store", "keep", "restore"]
+__all__ = ["Database", "Refused", "StoreError", "create", "get_refusals", "get_store", "keep", "keep_as_is"]
 
 
 def create(config: Mapping[str, Any]) -> Database:
@@ -53,14 +53,14 @@ def keep(update: StatusUpdate, handlers: Sequence[str]) -> Kept:
     where the database cannot. The database counts repeats. Raises StoreError where neither could keep it."""
     db = get_store()
     lease = db.now() + current_app.config["LEASE"]
-    kept = restore(update, [Job(name, "leased", lease) for name in handlers], handlers)
-    if kept.outcome == "repeat":
+    result = keep_as_is(update, [Job(name, "leased", lease) for name in handlers], handlers)
+    if result.outcome == "repeat":
         with suppress(StoreError):  # the update is kept, so its sender is answered 200
             updates.count_repeat(db, update)
-    return kept._replace(lease=lease)
+    return result._replace(lease=lease)
 
 
-def restore(update: StatusUpdate, jobs: Sequence[Job], handlers: Iterable[str] | None, **receipts: Any) -> Kept:
+def keep_as_is(update: StatusUpdate, jobs: Sequence[Job], handlers: Iterable[str] | None, **receipts: Any) -> Kept:
     """Atomically keep `update` with `jobs` as they are; where the database cannot, in the spool, where nothing is
     leased. `receipts` are `times` and `last_received_at`. Raises StoreError where neither could keep it."""
     db = get_store()

@@ -11,8 +11,8 @@ Execute = Callable[..., Rows]
 
 def marks(values: Iterable[Any]) -> tuple[str, dict[str, Any]]:
     """A list for a statement's IN, and its parameters. One that is empty finds nothing."""
-    named = {f"value{number}": value for number, value in enumerate(values)}
-    return f"({', '.join([*(f':{name}' for name in named), 'NULL'])})", named
+    parameters = {f"value{number}": value for number, value in enumerate(values)}
+    return f"({', '.join([*(f':{name}' for name in parameters), 'NULL'])})", parameters
 
 
 class Database(Protocol):

@@ -16,10 +16,10 @@ from stores.records import Backlog, Change, Job, StoredUpdate
 
 def settle(db: Database, changes: Collection[Change]) -> None:
     """Write what became of jobs that were leased. Once all of it is written, writing it again changes nothing."""
-    if done := [change for change in changes if change.at_once]:
-        names = {f"handler{number}": change.job.handler for number, change in enumerate(done)}
-        ids = ", ".join(str(change.update_id) for change in done)  # for the index: SQLite takes none for pairs
-        rows = ", ".join(f"({change.update_id}, :handler{number})" for number, change in enumerate(done))
+    if at_once := [change for change in changes if change.at_once]:
+        names = {f"handler{number}": change.job.handler for number, change in enumerate(at_once)}
+        ids = ", ".join(str(change.update_id) for change in at_once)  # for the index: SQLite takes none for pairs
+        rows = ", ".join(f"({change.update_id}, :handler{number})" for number, change in enumerate(at_once))
         db.execute(f"DELETE FROM jobs WHERE update_id IN ({ids}) AND (update_id, handler) IN (VALUES {rows})", names)
     if others := [change for change in changes if not change.at_once]:
         with db.transaction() as execute:
@@ -31,13 +31,13 @@ def _change(execute: Execute, change: Change) -> None:
     """Write a job as it is from now on: a success always, anything else only for who still has the lease."""
     values = change._asdict() | asdict(change.job)
     values["error"] = change.job.error and storable(change.job.error)
-    changed = execute(
+    rows = execute(
         "UPDATE jobs SET state = :state, due_at = :due_at, attempts = :attempts, first_tried_at = :first_tried_at,"
         " error = :error, done_at = :done_at WHERE update_id = :update_id AND handler = :handler"
         " AND (:state = 'done' OR due_at = :lease) RETURNING 1",
         values,
     )
-    if changed and change.failed_at:
+    if rows and change.failed_at:
         execute("INSERT INTO attempts VALUES (:update_id, :handler, :failed_at, :seconds, :error)", values)
 
 
@@ -55,8 +55,8 @@ def lease_due(
     db: Database, handler: str, due_by: float, lease: float, limit: int, but: Iterable[int] = ()
 ) -> list[tuple[StoredUpdate, Job]]:
     """Atomically lease, until `lease`, at most `limit` of the jobs of `handler` that were due at `due_by`, those due
-    longest, but none on the updates in `but`."""
-    leased = db.execute(
+    longest; those on the updates in `but` are left out."""
+    rows = db.execute(
         "WITH due AS MATERIALIZED (SELECT update_id FROM jobs WHERE handler = :handler AND state <> 'done'"
         f" AND due_at <= :due_by AND update_id NOT IN ({', '.join(map(str, (0, *but)))})"
         f" ORDER BY due_at, update_id LIMIT :limit {db.skip_locked})"
@@ -64,9 +64,9 @@ def lease_due(
         " WHERE handler = :handler AND update_id IN (SELECT update_id FROM due) RETURNING update_id",
         {"handler": handler, "due_by": due_by, "lease": lease, "limit": limit},
     )
-    ids = ", ".join(str(update_id) for (update_id,) in leased)
-    rows = updates.read(db, f"id IN ({ids})") if leased else []
-    return [(update, job) for update in rows for job in update.jobs if job.handler == handler]
+    ids = ", ".join(str(update_id) for (update_id,) in rows)
+    stored_updates = updates.read(db, f"id IN ({ids})") if rows else []
+    return [(update, job) for update in stored_updates for job in update.jobs if job.handler == handler]
 
 
 def failed_attempts(db: Database, call_id: str) -> list[tuple[Any, ...]]:
@@ -93,8 +93,7 @@ def retry_now(db: Database, handler: str, *, failed: bool = False, call_id: str 
 
 
 def reset_far_future(db: Database, seconds: float) -> None:
-    """Make due now what is leased or put off for longer than that, which is more than is ever right: a process whose
-    clock was ahead did so."""
+    """Make due now what is leased or put off for more than `seconds`, as only a process whose clock was ahead does."""
     db.execute(
         "UPDATE jobs SET state = 'pending', due_at = :now WHERE state <> 'done' AND due_at > :now + :seconds",
         {"now": db.now(), "seconds": seconds},

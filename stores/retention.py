@@ -16,20 +16,20 @@ def prune(db: Database, before: float, limit: int, active_handlers: Collection[s
     names, values = marks(active_handlers)
     values |= {"before": before, "limit": limit}
     with db.transaction() as execute:
-        pruned = execute(
+        update_rows = execute(
             "DELETE FROM updates WHERE id IN (SELECT id FROM updates AS u WHERE received_at < :before AND NOT EXISTS"
             f" (SELECT 1 FROM jobs WHERE update_id = u.id AND due_at IS NOT NULL AND handler IN {names})"
             " ORDER BY received_at LIMIT :limit) RETURNING 1",
             values,
         )
-        calls = execute(
+        call_rows = execute(
             "DELETE FROM calls WHERE id IN (SELECT id FROM calls AS c WHERE received_at < :before AND NOT EXISTS"
             " (SELECT 1 FROM updates WHERE call_id = c.id) ORDER BY received_at LIMIT :limit) RETURNING 1",
             values,
         )
         execute("DELETE FROM refusals WHERE hour <= :before - 3600", values)
         execute("DELETE FROM locks WHERE until < :before", values)
-    return len(pruned), len(calls)
+    return len(update_rows), len(call_rows)
 
 
 def calls_of(db: Database, who: str) -> set[str]:

@@ -75,9 +75,9 @@ def of_call(db: Database, call_id: str) -> list[StoredUpdate]:
 def since(db: Database, moment: float = 0) -> Iterator[StoredUpdate]:
     """Every update kept at `moment` or later, in the order they were kept, read in pages: it holds nothing up."""
     page, after = "id > :after AND kept_at >= :moment ORDER BY id LIMIT :limit", 0
-    while stored := read(db, page, after=after, moment=moment, limit=PAGE):
-        yield from stored
-        after = stored[-1].id
+    while rows := read(db, page, after=after, moment=moment, limit=PAGE):
+        yield from rows
+        after = rows[-1].id
 
 
 def count(db: Database) -> int:
@@ -102,8 +102,8 @@ def read(db: Database, where: str, **values: Any) -> list[StoredUpdate]:
         f" FROM (SELECT * FROM updates WHERE {where}) AS u LEFT JOIN jobs ON update_id = u.id ORDER BY u.id, handler",
         values,
     )
-    stored = []
+    stored_updates = []
     for (*columns, handlers), its_rows in groupby(rows, lambda row: row[: len(_UPDATE)]):
         jobs = tuple(Job(*row[len(_UPDATE) :]) for row in its_rows if row[len(_UPDATE)])
-        stored.append(StoredUpdate._make([*columns, handlers and tuple(json.loads(handlers)), jobs]))
-    return stored
+        stored_updates.append(StoredUpdate._make([*columns, handlers and tuple(json.loads(handlers)), jobs]))
+    return stored_updates

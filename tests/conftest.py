@@ -166,11 +166,11 @@ def keep_update(db, update, handlers=(), lease=None, failed=()):
 
 
 def keep_or_spool(db, update, handlers=()):
-    """What becomes of an update as `stores.restore` keeps it, with a pending job for each of `handlers`."""
+    """What becomes of an update as `stores.keep_as_is` keeps it, with a pending job for each of `handlers`."""
     app = Flask("test")
     app.extensions["store"] = db
     with app.app_context():
-        return stores.restore(update, [Job(name, "pending", db.now()) for name in handlers], handlers)
+        return stores.keep_as_is(update, [Job(name, "pending", db.now()) for name in handlers], handlers)
 
 
 def settle_jobs(db, settlement):

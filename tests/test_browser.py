@@ -198,22 +198,22 @@ def test_it_says_when_it_is_not_live_and_recovers(page, receiver, complaints):
 
 
 def test_it_backs_off_and_does_not_ask_while_hidden(page, receiver, complaints):
-    server, asked = receiver(), []
+    server, urls = receiver(), []
     page.clock.install(time=0)
     page.goto(server.url)
     page.clock.pause_at(1)
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: urls.append(request.url))
     page.route("**/live", lambda route: route.abort())
     for wait in (2000, 4000, 8000, 16000, 30000, 30000):
         page.clock.run_for(wait - 1000)
-        before = len(asked)
+        before = len(urls)
         with page.expect_event("requestfailed"):
             page.clock.run_for(1000)
-        assert len(asked) == before + 1
+        assert len(urls) == before + 1
     wait_for(page, "#state", "Not live")
     page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
     page.clock.run_for(10 * 60 * 1000)
-    assert len(asked) == 6
+    assert len(urls) == 6
     page.unroute("**/live")
     with page.expect_response("**/live"):
         page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
@@ -232,16 +232,16 @@ def test_the_chart_tells_its_figures_and_keeps_the_focus(page, receiver):
     server = receiver()
     server.post(message(call_id="first", timestamp=now()))
     page.goto(server.url)
-    told = page.locator("svg .figures >> visible=true")
-    expect(told).to_have_count(0)
+    text = page.locator("svg .figures >> visible=true")
+    expect(text).to_have_count(0)
     page.locator("svg rect.calls").last.hover()
-    expect(told).to_contain_text(": 1 call, 0 errors")
+    expect(text).to_contain_text(": 1 call, 0 errors")
     page.get_by_text("The same as a table").click()
     page.mouse.move(0, 0)
-    expect(told).to_have_count(0)
+    expect(text).to_have_count(0)
     page.locator("svg .bar").last.focus()
     show(page, server, message(call_id="second", timestamp=now()))
-    expect(told).to_contain_text(": 2 calls, 0 errors")
+    expect(text).to_contain_text(": 2 calls, 0 errors")
     expect(page.locator("figure td").first).to_have_text("2")
 
 
@@ -364,7 +364,7 @@ def test_notifications_are_off_until_somebody_asks_for_them(page, receiver):
     button.click()
     expect(button).to_have_attribute("aria-pressed", "true")
     show(page, server, message("ended-with-error", "third", now(), error="STT failed"))
-    [told] = page.evaluate("heard")
-    assert told.startswith("A call failed: ") and "STT failed" in told
+    [text] = page.evaluate("heard")
+    assert text.startswith("A call failed: ") and "STT failed" in text
     button.click()
     expect(button).to_have_attribute("aria-pressed", "false")

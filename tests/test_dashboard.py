@@ -148,9 +148,9 @@ def test_calls_are_active_until_they_end_or_are_stale_and_recent_all_along(clien
         "end_reason": None,
         "received_at": "2027-01-15T20:30:00.000Z",
     }
-    shown = page(client).text
-    assert "Active calls 1" in shown
-    assert "Stale calls 1 Started 12 hours ago or longer" in shown
+    text = page(client).text
+    assert "Active calls 1" in text
+    assert "Stale calls 1 Started 12 hours ago or longer" in text
     client.post(URL, json=message("ended", "old"))
     assert client.get("/calls.json").json["counts"] == {"active": 1, "stale": 0}
 
@@ -244,25 +244,25 @@ def test_the_page_shows_active_and_recent_calls_and_figures(client):
     client.post(URL, json=message(call_id="on"))
     client.post(URL, json=message(call_id="over"))
     client.post(URL, json=message("ended-with-error", "over", timestamp="2025-12-13T12:01:05Z", error="SIP 486"))
-    shown = page(client).text
-    assert "Active calls 1 Customer" in shown
-    assert "+31612345678 HMS Sovereign Demo +31850835037 inbound" in shown
-    assert "Calls 2 Errors 1 Error rate 50.0 % Mean duration 1 min 5 s" in shown
-    assert "08:00 UTC: 2 calls, 1 error" in shown
-    assert "ended with error SIP 486" in shown
-    assert "Deliveries of the last 24 hours All delivered Handler At once Later than 5 s Failed Longest delay" in shown
+    text = page(client).text
+    assert "Active calls 1 Customer" in text
+    assert "+31612345678 HMS Sovereign Demo +31850835037 inbound" in text
+    assert "Calls 2 Errors 1 Error rate 50.0 % Mean duration 1 min 5 s" in text
+    assert "08:00 UTC: 2 calls, 1 error" in text
+    assert "ended with error SIP 486" in text
+    assert "Deliveries of the last 24 hours All delivered Handler At once Later than 5 s Failed Longest delay" in text
 
 
 def test_five_active_and_five_stale_calls_are_shown_and_lead_to_all(client, clock):
     for number in range(13):
         client.post(URL, json=message(call_id=f"{number:02}"))
         clock.now += 12 * 3600 + 60 if number == 5 else 1
-    shown = page(client)
-    assert "Active calls 7" in shown.text and "Stale calls 6" in shown.text
+    overview = page(client)
+    assert "Active calls 7" in overview.text and "Stale calls 6" in overview.text
     for part, total in (("active", 7), ("stale", 6)):
-        assert len([link for link in shown.links if link.startswith(f"{part.capitalize()}-")]) == 5
-        assert f" All {total} " in shown.text
-        assert len(page(client, shown.links[f"all-{part}"]).recent) == total
+        assert len([link for link in overview.links if link.startswith(f"{part.capitalize()}-")]) == 5
+        assert f" All {total} " in overview.text
+        assert len(page(client, overview.links[f"all-{part}"]).recent) == total
     answer = client.get("/calls.json").json
     assert answer["counts"] == {"active": 7, "stale": 6}
     assert [len(answer[name]) for name in ("active", "stale", "recent")] == [7, 6, 13]
@@ -288,11 +288,11 @@ def test_what_senders_write_is_text(app, client):
     client.post(URL, json=message(call_id="on", **fields))
     record(app, "failing", failed(error=HOSTILE))
     for path in ("/", "/live", "/calls?id=failing", page(client).links[f"recent-{call_id}"]):
-        shown = page(client, path)
-        assert HOSTILE in shown.text
-        assert shown.all("img") == []
-        assert {script.get("src") for script in shown.all("script")} <= {"/static/dashboard.js"}
-    assert f"Call id {call_id}" in shown.text
+        answer = page(client, path)
+        assert HOSTILE in answer.text
+        assert answer.all("img") == []
+        assert {script.get("src") for script in answer.all("script")} <= {"/static/dashboard.js"}
+    assert f"Call id {call_id}" in answer.text
 
 
 def test_pages_have_no_inline_script_or_style_and_nothing_from_elsewhere(app, client):
@@ -489,9 +489,9 @@ def test_a_page_that_is_not_there_looks_like_the_others_and_leads_home(client):
     answer = client.get("/nowhere", headers=BROWSER)
     assert answer.status_code == 404
     assert answer.headers["Content-Security-Policy"].startswith("default-src 'self'; ")
-    shown = Page(answer.text)
-    assert "There is no such page." in shown.text
-    assert "/" in shown.links.values() and shown.all("input")[0]["name"] == "search"
+    missing = Page(answer.text)
+    assert "There is no such page." in missing.text
+    assert "/" in missing.links.values() and missing.all("input")[0]["name"] == "search"
     assert client.get("/nowhere").mimetype == client.post("/nowhere", headers=BROWSER).mimetype == "application/json"
 
 
@@ -659,7 +659,7 @@ class TestDeliveries:
     def settings(self, settings):
         return settings | {"CRM_WEBHOOK_URL": "http://crm.test"}
 
-    def shown(self, client):
+    def deliveries(self, client):
         return page(client).text.split("Longest delay ")[1].split(" Last 24 hours")[0]
 
     def test_those_at_once_later_and_failed_are_told_apart(self, app, client, clock):
@@ -668,17 +668,17 @@ class TestDeliveries:
         record(app, "failed", failed())
         record(app, "pending", pending())
         record(app, "yesterday", failed(), received_at=NOW - 25 * 3600)
-        assert self.shown(client) == "log_event 4 0 0 – update_crm 1 1 1 1 min 47 s"
+        assert self.deliveries(client) == "log_event 4 0 0 – update_crm 1 1 1 1 min 47 s"
         assert "Not all delivered" in page(client).text
 
     def test_they_are_counted_once_a_minute(self, app, client, clock):
         record(app, "a")
-        assert self.shown(client).startswith("log_event 1 ")
+        assert self.deliveries(client).startswith("log_event 1 ")
         record(app, "b")
         clock.now += 29
-        assert self.shown(client).startswith("log_event 1 ")
+        assert self.deliveries(client).startswith("log_event 1 ")
         clock.now += 31
-        assert self.shown(client).startswith("log_event 2 ")
+        assert self.deliveries(client).startswith("log_event 2 ")
 
     def test_what_has_waited_for_five_seconds_is_not_delivered(self, app, client, clock):
         record(app, "a", pending(), received_at=NOW)

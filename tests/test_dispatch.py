@@ -1,14 +1,17 @@
 """Handlers are called in order, whatever each does, and what is not done stays pending."""
 
 import logging
+from contextlib import closing
 from unittest.mock import Mock, call
 
 import pytest
 
 import handlers as registry
+from app import create_app
 from handlers.errors import Deferred, GiveUp, Retry
 from stores import StoreError, get_store, jobs, updates
-from tests.conftest import NOW, jobs_of, retry_one, update
+from stores.records import Job
+from tests.conftest import NOW, free_port, jobs_of, retry_one, update
 from work import lanes
 from work.dispatch import dispatch
 
@@ -63,6 +66,13 @@ def test_a_repeat_that_cannot_be_counted_is_answered_all_the_same(handlers, monk
     monkeypatch.setattr(updates, "count_repeat", count_repeat)
     dispatch(update())
     count_repeat.assert_called_once()
+
+
+def test_a_spooled_update_calls_nobody_and_its_work_is_due_now(settings):
+    away = create_app(settings | {"DATABASE_URL": f"postgresql://127.0.0.1:{free_port()}/calls"})
+    with closing(away.extensions["store"]) as store, away.app_context():
+        dispatch(update())
+        assert jobs_of(store.spool) == {"log_event": Job("log_event", "pending", NOW)}
 
 
 def test_a_handler_that_is_off_or_wants_nothing_of_an_update_has_no_work(app, handlers, monkeypatch):

@@ -163,11 +163,11 @@ def test_a_storm_of_600_failed_calls_makes_a_handful_of_messages_that_add_up(rec
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(fail, range(600))) == {"OK"}
     wait_until(lambda: settled(server))
-    told = Counter()
+    numbers = Counter()
     for body in service.bodies:
         error = re.sub("[0-9]+", "#", body["text"].splitlines()[0])
-        told[error] += 1 + int((re.search("and ([0-9]+) more", body["text"]) or [0, 0])[1])
-    assert told == dict.fromkeys((f"Call error: {error.replace('{}', '#')}" for error in errors), 200)
+        numbers[error] += 1 + int((re.search("and ([0-9]+) more", body["text"]) or [0, 0])[1])
+    assert numbers == dict.fromkeys((f"Call error: {error.replace('{}', '#')}" for error in errors), 200)
     assert len(service.bodies) < 60
 
 

@@ -159,6 +159,9 @@ class TestCrm:
         [(_, headers, _)] = service.requests
         assert headers["X-API-Key"] == "token"
         assert "Authorization" not in headers
+        app.config["CRM_TOKEN_HEADER"] = "authorization"  # the same header as the default
+        update_crm(update())
+        assert service.requests[-1][1]["authorization"] == "Bearer token"
 
     def test_the_direction_is_that_of_the_call(self):
         kinds = ("inbound_phone_call", "outbound_phone_call", "web_call", None)

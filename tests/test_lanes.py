@@ -130,6 +130,28 @@ def test_that_a_service_is_away_is_logged_once_and_that_it_is_back(lane, caplog)
     assert events == [("its service is away", "service"), ("its service is back", "service")]
 
 
+def test_the_worker_may_start_as_many_jobs_as_all_went_well_and_one_where_the_service_was_away(lane, monotonic):
+    assert lane.free_places() == 1
+    attempt(lane, *[None] * 20)
+    assert lane.free_places() == PLACES
+    attempt(lane, FAILURE)
+    assert lane.free_places() == PLACES / 2
+    attempt(lane, FAILURE, FAILURE)
+    assert lane.free_places() == 0
+    monotonic[0] += 30
+    assert lane.free_places() == 1
+
+
+def test_a_job_that_runs_for_longer_than_it_may_holds_up_no_other_while_there_are_places(lane, monotonic):
+    lane.running[0] = monotonic[0]
+    monotonic[0] += 34.9
+    assert lane.free_places() == 0
+    monotonic[0] += 0.2
+    assert lane.free_places() == 1
+    lane.running |= dict.fromkeys(range(PLACES), lane.running[0])
+    assert lane.free_places() == 0
+
+
 def test_running_something_again_lets_a_service_that_is_away_be_asked_at_once(lane, monotonic):
     lane.ask_now()
     assert lane.asked_in() is None

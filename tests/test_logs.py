@@ -107,8 +107,8 @@ def test_a_traceback_is_part_of_the_line_and_masked():
 def test_a_message_for_import_is_json_and_unmasked_and_nothing_else_is(formatter):
     original = message("ended", "call-_+31612345678")["message"]
     line = formatter.format(record("not kept", update=original, fields={"error": "+31612345678"}))
-    found = json.loads(line)
-    assert (found["message"], found["error"]) == (original, "+316***78")
+    entry = json.loads(line)
+    assert (entry["message"], entry["error"]) == (original, "+316***78")
 
 
 def test_on_a_terminal_lines_are_readable_and_no_callers_text_can_forge_one():

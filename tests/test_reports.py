@@ -52,10 +52,10 @@ def test_work_that_waits_for_ten_minutes_is_told_whatever_the_reason_and_again_a
     clock.now += 599
     assert report() == []
     clock.now += 1
-    told = "update_crm: 1 pending, 0 failed for good. Last error: answered 401."
-    assert report(times=3) == [told]
+    text = "update_crm: 1 pending, 0 failed for good. Last error: answered 401."
+    assert report(times=3) == [text]
     clock.now += HOUR
-    assert report() == [told] * 2
+    assert report() == [text] * 2
 
 
 def test_work_of_handlers_that_are_off_or_gone_is_not_told(store, clock, report):
@@ -79,8 +79,8 @@ def test_updates_that_failed_for_good_are_told_while_that_is_new(store, clock, r
         keep(store, Job("update_crm", "failed", None, 1, clock.now, "answered 410", clock.now), call_id)
 
     fail("a")
-    told = "update_crm: 0 pending, 1 failed for good. Last error: answered 410."
-    assert report() == [told]
+    text = "update_crm: 0 pending, 1 failed for good. Last error: answered 410."
+    assert report() == [text]
     clock.now += HOUR
     assert len(report()) == 1
     fail("b")

@@ -98,6 +98,7 @@ def test_an_error_is_found_by_any_characters_of_it(store):
         ("0031 6 12345678", ["a"]),
         ("٠٦١٢٣٤٥٦٧٨", ["a"]),
         ("678", ["678-id"]),
+        ("0007", ["zeros"]),
         ("5679", []),
         ("9012", ["90125678-id"]),
         ("90125", ["90125678-id"]),
@@ -111,6 +112,7 @@ def test_an_error_is_found_by_any_characters_of_it(store):
 def test_a_number_is_found_by_its_last_digits_and_an_id_by_its_beginning(store, typed, expected):
     keep(store, "a", at=NOW, customer={"number": "+31612345678"})
     keep(store, "b", at=NOW - 1, customer={"number": "+31600005678"})
+    keep(store, "zeros", customer={"number": "+31612340007"})
     for id in ("678-id", "90125678-id"):
         keep(store, id, at=NOW - 2, customer={"number": None})
     assert ids(store, search=typed) == expected
@@ -277,10 +279,10 @@ def test_what_senders_make_very_long_is_kept_and_found(store):
 def test_each_state_of_the_list_is_a_url_and_every_filter_can_be_taken_off(client):
     client.post(URL, json=message("ended-with-error", "failed", error=HOSTILE))
     client.post(URL, json=message("ended", "well"))
-    shown = page(client, "/", query_string={"error": HOSTILE, "line": "+31850835037", "status": "ended-with-error"})
-    assert shown.recent == ["failed"]
-    assert "Needs attention" not in shown.text and "Last 24 hours" not in shown.text
-    taken_off = [link["href"] for link in shown.all("a") if (link.get("aria-label") or "").startswith("Without")]
+    listing = page(client, "/", query_string={"error": HOSTILE, "line": "+31850835037", "status": "ended-with-error"})
+    assert listing.recent == ["failed"]
+    assert "Needs attention" not in listing.text and "Last 24 hours" not in listing.text
+    taken_off = [link["href"] for link in listing.all("a") if (link.get("aria-label") or "").startswith("Without")]
     assert len(taken_off) == 2
     for path in taken_off:
         assert "failed" in page(client, path).recent
@@ -340,20 +342,20 @@ def test_every_figure_leads_to_its_calls(app, client):
     keep(store, "other line", "ended", NOW - 9, **line("+3199", "Other"))
     links = page(client).links
 
-    def found(name):
+    def linked(name):
         return set(page(client, links[name]).recent)
 
     all_calls = {"0", "1", "2", "3", "other line", "says more", "says much"}
-    assert found("all-calls") == found("bar-2027-01-15T08:00:00.000Z") == all_calls
+    assert linked("all-calls") == linked("bar-2027-01-15T08:00:00.000Z") == all_calls
     assert (
-        found("all-errors")
-        == found("error-rate")
-        == found("errors-+31850835037")
+        linked("all-errors")
+        == linked("error-rate")
+        == linked("errors-+31850835037")
         == all_calls - {"1", "3", "other line"}
     )
-    assert [found(f"error-{number}") for number in (1, 2, 3)] == [{"0", "2"}, {"says more"}, {"says much"}]
-    assert found("line-+3199") == {"other line"}
-    assert found("/?work=failed&handler=update_crm") == {"2"}
+    assert [linked(f"error-{number}") for number in (1, 2, 3)] == [{"0", "2"}, {"says more"}, {"says much"}]
+    assert linked("line-+3199") == {"other line"}
+    assert linked("/?work=failed&handler=update_crm") == {"2"}
 
 
 def test_the_last_24_hours_stand_beside_those_before(app, client):
@@ -411,10 +413,10 @@ def test_a_line_has_the_name_that_it_was_last_given(app, client):
 
 def test_what_the_form_offers_is_what_is_kept_and_looked_up_once_a_minute(app, client, clock, lookups):
     keep(app.extensions["store"], "a", "ended-with-error", NOW - 20 * DAY, error="SIP 486", end_reason="max_duration")
-    shown = page(client, "/?end_reason=gone")
-    options = [option["value"] for option in shown.all("option") if option["value"]]
+    listing = page(client, "/?end_reason=gone")
+    options = [option["value"] for option in listing.all("option") if option["value"]]
     assert options == ["+31850835037", "inbound_phone_call", "SIP 486", "max_duration", "gone"]
-    assert "Max duration" in shown.text
+    assert "Max duration" in listing.text
     client.get("/live")
     clock.now += 59
     page(client)
@@ -494,11 +496,11 @@ def test_ids_sort_by_their_bytes_whatever_the_language_of_the_database(postgres,
     db = stores.create({"DATABASE_URL": postgres.url, "SQLITE_PATH": str(tmp_path / "calls.db"), "CLOCK": clock})
     db.check()
     db.close()
-    found = postgres.execute(
+    columns = postgres.execute(
         "SELECT table_name, column_name FROM information_schema.columns WHERE collation_name = 'C'"
         " AND table_schema = 'public' ORDER BY 1"
     )
-    assert found == [("calls", "id"), ("updates", "call_id")]
+    assert columns == [("calls", "id"), ("updates", "call_id")]
 
 
 def test_a_number_is_read_in_no_time_however_long_it_is():  # without a limit, in half an hour

@@ -206,6 +206,9 @@ class TestJobs:
         assert (stored.load(), job) == (update(), leased("update_crm", LEASE + 60))
         settle_jobs(store, (update_id, LEASE, [failing(error="too late")]))
         assert jobs_of(store)["update_crm"] == leased("update_crm", LEASE + 60)
+        late = Job("update_crm", "done", None, 1, NOW, None, NOW + 30)
+        settle_jobs(store, (update_id, LEASE, [late]))  # a success counts, whoever has the lease
+        assert jobs_of(store)["update_crm"] == late
         settle_jobs(store, (update_id, LEASE, [done("update_crm")]))
         assert "update_crm" not in jobs_of(store)
 
@@ -281,10 +284,10 @@ class TestJobs:
         fail("else", error="STT failed")
         record(store, "ended", "well", handlers=["alert"])
         assert jobs.with_same_error(store, "alert", one) == []
-        found = [fail("pending", failing("alert")), fail("leased", error="call 1002 failed")]
-        assert jobs.with_same_error(store, "alert", one) == found
+        alike = [fail("pending", failing("alert")), fail("leased", error="call 1002 failed")]
+        assert jobs.with_same_error(store, "alert", one) == alike
         late = fail("late")
-        jobs.finish(store, "alert", found)
+        jobs.finish(store, "alert", alike)
         jobs.finish(store, "alert", [])
         assert jobs.with_same_error(store, "alert", one) == [late]
         covered, uncovered = (jobs_of(store, call_id)["alert"] for call_id in ("leased", "late"))
@@ -338,6 +341,9 @@ class TestLocks:
         assert not locks.acquire(store, "report", 5, longest=60)
         locks.renew(store, "report", 0)
         assert [locks.acquire(store, "report", seconds) for seconds in (0, 5, 5)] == [True, True, False]
+        assert [locks.release(store, "report") for _ in range(2)] == [True, False]
+        locks.renew(store, "report", 0)
+        assert not locks.release(store, "report")  # nobody had it any more
 
     @pytest.mark.parametrize(("seconds", "longest"), [(DAY, None), (5, 60)])
     def test_one_that_ends_later_than_anybody_locks_it_for_is_over(self, store, clock, seconds, longest):
@@ -424,7 +430,7 @@ class TestCalls:
         assert (call.status, call.seconds, call.error, call.end_reason) == (status, 300, "SIP 480", "sip_error")
         assert calls.active(store) == []
         assert calls.tallies(store, 0) == [Tally(LINE, NAME, "SIP 480", 1, 1, 300.0, NOW)]
-        assert [found.id for found in find(store, Filters(status="ended-with-error", error="SIP 480")).calls] == [
+        assert [call.id for call in find(store, Filters(status="ended-with-error", error="SIP 480")).calls] == [
             "call-1"
         ]
         assert find(store, Filters(status="other")).calls == []

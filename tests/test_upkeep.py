@@ -50,7 +50,7 @@ def over(status="ended", ended_at="2025-12-13T12:03:00Z", **fields):
     return tells({"status": status, "ended_at": ended_at, **fields})
 
 
-def found():
+def results():
     return {call.id: result for call, result in reconcile.reconcile()}
 
 
@@ -58,10 +58,10 @@ class TestReconcile:
     def test_only_calls_active_for_over_an_hour_are_asked_after(self, clock, service):
         start("call-_+31612345678/x")
         clock.now += HOUR
-        assert found() == {}
+        assert results() == {}
         clock.now += 1
         service.default = STILL_ON
-        assert found() == {"call-_+31612345678/x": "still on: in-progress"}
+        assert results() == {"call-_+31612345678/x": "still on: in-progress"}
         [(path, headers, _)] = service.requests
         assert path == "/api/v1/calls/call-_%2B31612345678%2Fx"
         assert headers["Authorization"] == "Bearer key"
@@ -69,19 +69,19 @@ class TestReconcile:
     def test_one_that_is_over_gets_its_final_update_with_its_true_end(self, clock, service):
         start_long_ago(clock, "a")
         service.default = over()
-        assert found() == {"a": "ended at 2025-12-13T12:03:00.000Z"}
+        assert results() == {"a": "ended at 2025-12-13T12:03:00.000Z"}
         call = calls.get(get_store(), "a")
         assert (call.status, call.seconds, call.customer) == ("ended", 180, "+31612345678")
         assert [each.status for each in updates.of_call(get_store(), "a")] == ["in-progress", "ended"]
         assert jobs.backlog(get_store()) == []
-        assert found() == {}
+        assert results() == {}
 
     @pytest.mark.parametrize("status", ["failed", "rejected", "insufficient-credits", "ended-with-error"])
     @pytest.mark.parametrize("error", ["SIP 486", None])
     def test_one_that_failed_ends_with_the_providers_status_and_error(self, clock, service, status, error):
         start_long_ago(clock, "a")
         service.default = over(status, error=error)
-        assert found() == {"a": f"{status} at 2025-12-13T12:03:00.000Z"}
+        assert results() == {"a": f"{status} at 2025-12-13T12:03:00.000Z"}
         call = calls.get(get_store(), "a")
         assert (call.status, call.seconds, call.error) == (status, 180, error or status)
         assert [call.id for call in calls.active(get_store())] == []
@@ -90,14 +90,14 @@ class TestReconcile:
         dispatch(update(call_id="a", assistant={"metadata": {"crm_contact_id": "77"}}))
         clock.now += 2 * HOUR
         service.default = over()
-        found()
+        results()
         assert updates.of_call(get_store(), "a")[-1].load().metadata == {"crm_contact_id": "77"}
 
     @pytest.mark.parametrize("status", ["ringing", "connecting", "transferred", "in-progress", None, "queued"])
     def test_a_status_that_does_not_end_one_changes_nothing(self, clock, service, status):
         start_long_ago(clock, "a")
         service.default = tells({"status": status, "ended_at": None})
-        assert found() == {"a": f"still on: {status or 'in-progress'}"}
+        assert results() == {"a": f"still on: {status or 'in-progress'}"}
         assert kept() == ["a"]
         assert [call.status for call in calls.active(get_store())] == ["in-progress"]
 
@@ -107,7 +107,7 @@ class TestReconcile:
     def test_one_that_has_an_end_is_over_whatever_its_status(self, clock, service, status, ends_as):
         start_long_ago(clock, "a")
         service.default = over(status)
-        assert found() == {"a": f"{ends_as} at 2025-12-13T12:03:00.000Z"}
+        assert results() == {"a": f"{ends_as} at 2025-12-13T12:03:00.000Z"}
         call = calls.get(get_store(), "a")
         assert (call.status, call.seconds, call.error) == (ends_as, 180, None)
         assert calls.active(get_store()) == []
@@ -118,7 +118,7 @@ class TestReconcile:
     ):
         start_long_ago(clock, "a")
         service.default = over(ended_at=ended_at)
-        assert found()["a"].startswith("ended at 20")
+        assert results()["a"].startswith("ended at 20")
         assert calls.get(get_store(), "a").ended_at == clock.now
         updates.count_repeat(get_store(), update("ended", "a", clock.now + 9, timestamp="2025-12-13T12:03:00Z"))
         assert calls.get(get_store(), "a").seconds == 180
@@ -132,35 +132,35 @@ class TestReconcile:
             request.answer(*over())
 
         service.default = end_then_answer
-        assert found() == {"a": "ended meanwhile"}
+        assert results() == {"a": "ended meanwhile"}
         assert calls.get(store, "a").seconds == 60
 
     def test_one_unknown_to_the_provider_is_noted_and_not_asked_after_again(self, clock, service):
         start_long_ago(clock, "a")
         service.default = 404
-        assert found() == {"a": "unknown to the provider"}
-        assert found() == {}
+        assert results() == {"a": "unknown to the provider"}
+        assert results() == {}
         [call] = calls.active(get_store())
         assert call.unknown
 
     def test_at_most_30_are_asked_after_and_the_others_next(self, clock, service):
         start_long_ago(clock, *(f"call-{number:02}" for number in range(40)))
         service.default = STILL_ON
-        first, clock.now = found(), clock.now + 600
+        first, clock.now = results(), clock.now + 600
         assert len(first) == 30
-        assert set(list(found())[:10]).isdisjoint(first)
+        assert set(list(results())[:10]).isdisjoint(first)
 
     def test_asked_to_wait_it_stops(self, clock, service):
         start_long_ago(clock, "a", "b")
         service.default = (429, {"Retry-After": "60"})
-        assert list(found().values()) == ["not told by the provider's API: answered 429"]
+        assert list(results().values()) == ["not told by the provider's API: answered 429"]
         assert len(service.requests) == 1
 
     @pytest.mark.parametrize("document", [[], "x", {"status": ["ended"], "ended_at": "2025-12-13T12:03:00Z"}])
     def test_an_answer_that_cannot_be_read_changes_nothing(self, clock, service, document):
         start_long_ago(clock, "a")
         service.default = tells(document)
-        assert "cannot be read" in found()["a"]
+        assert "cannot be read" in results()["a"]
         assert len(calls.active(get_store())) == 1
 
     def test_it_counts_as_no_handlers_request(self, app, clock, service):
@@ -168,7 +168,7 @@ class TestReconcile:
         lanes.init_app(app)
         start_long_ago(clock, "a", "b")
         service.answers += [over(), 200, 500]  # the second is the CRM's
-        assert list(found().values())[1] == "not told by the provider's API: answered 500"
+        assert list(results().values())[1] == "not told by the provider's API: answered 500"
         assert {lane.state for lane in lanes.get_lanes()} == {"well"}
 
     def test_upkeep_asks_every_10_minutes_and_only_with_a_key(self, app, clock, service):
@@ -236,8 +236,8 @@ class TestThread:
             keep_update(get_store(), update("ended", f"day-{day}", clock.now), ())
             clock.now += DAY + 1
         wait_until(lambda: kept() == ["day-1", "day-2"])
-        told = lambda: [record.fields["updates"] for record in caplog.records if record.message == "pruned"]  # noqa: E731
-        wait_until(lambda: told()[-1:] == [2])  # with that of the first day
+        numbers = lambda: [record.fields["updates"] for record in caplog.records if record.message == "pruned"]  # noqa: E731
+        wait_until(lambda: numbers()[-1:] == [2])  # with that of the first day
 
 
 class TestPruning:

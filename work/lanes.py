@@ -61,12 +61,12 @@ class Lane:
 
     def call(self, update: StatusUpdate, update_id: int, job: Job) -> Change:
         """Call the handler. Whatever it raises is caught, so that none stops another."""
-        started, error = time.monotonic(), None
+        start, error = time.monotonic(), None
         try:
             self.handler(update)
         except Exception as raised:
             error = raised
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - start
         self._learn(error, seconds)
         change = self.change(update_id, job, error, seconds)
         if change.failed_at:
@@ -93,7 +93,7 @@ class Lane:
     def in_time(self) -> int:
         """How many of the jobs that the worker does have not run for longer than a service may take."""
         late: float = time.monotonic() - sum(current_app.config["WORKER_PATIENCE"])
-        return sum(started > late for started in list(self.running.values()))
+        return sum(start > late for start in list(self.running.values()))
 
     def asked_in(self) -> float | None:
         """Seconds until a service that is away is asked again; None where it is not away."""

@@ -1,4 +1,4 @@
-"""Checks long-running calls with the provider's REST API, `GET /calls/{id}`, and settles those that are over."""
+"""Checks long-running calls with the provider's REST API, `GET /calls/{id}`, and ends those that are over."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ def reconcile() -> Iterator[tuple[CallRecord, str]]:
     old = [call for call in calls.active(store) if call.start_received_at < before and not call.unknown]
     for call in sorted(old, key=lambda call: call.checked_at or 0)[:CHECKED_AT_ONCE]:
         try:
-            result = _settle(provider_update(call))
+            result = _end(provider_update(call))
         except (NotFound, GiveUp):
             result = UNKNOWN
         except Retry as error:
@@ -67,7 +67,7 @@ def provider_update(call: CallRecord) -> StatusUpdate:
     return load_update({"message": message}, datetime.fromtimestamp(store.now(), UTC))
 
 
-def _settle(update: StatusUpdate) -> str:
+def _end(update: StatusUpdate) -> str:
     """Dispatch the final update of a call that is over. Returns what became of the call."""
     if not update.is_final:
         return f"still on: {update.call.status}"
