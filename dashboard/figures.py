@@ -58,11 +58,11 @@ def _figures(db: Database, now: float, days: int) -> dict[str, Any]:
         errors[tally.error].append(tally)
     names = {tally.line: tally.line_name for tally in tallies if tally.line_name}  # what it was last called stands
     has_earlier = current_app.config["RETENTION_DAYS"] >= 2 * days
-    earlier = calls.tallies(db, since - days * DAY, now - days * DAY) if has_earlier else []
+    earlier = calls.totals(db, since - days * DAY, now - days * DAY) if has_earlier else []
     return _rates(tallies) | {
         "days": days,
         "since": iso(since),
-        "before": _rates(earlier) if earlier else None,
+        "before": _rates(earlier) if _count(earlier) else None,
         "hours": bars,
         "errors_by_message": [
             {"error": error, "calls": _count(its), "latest": iso(max(tally.latest for tally in its))}

@@ -14,9 +14,6 @@ from stores.records import Backlog
 from work.lanes import get_lanes
 from work.reports import silence
 
-MAX_TRAIL = 40  # pages that one can go back from an older one
-PENDING_TOO_LONG = 60.0  # seconds
-
 
 def version(db: Database) -> str:
     """Another text as soon as there is a new update, or other work to do, and every five seconds, as it does not look
@@ -39,7 +36,7 @@ def contents() -> dict[str, Any]:
         "filters": filters,
         "part": is_part,
         "trail": trail,
-        "older": [page.older, *trail][:MAX_TRAIL] if page.older else None,
+        "older": [page.older, *trail][:40] if page.older else None,  # so many pages one can go back
         "stale_at": calls.stale_at(db),
     }
     return parts if is_part else parts | _above(db)
@@ -52,7 +49,7 @@ def _above(db: Database) -> dict[str, Any]:
     backlogs, spooled = jobs.backlog(db), spool.waiting(db)
     rows = remembered(("deliveries", days), 60.0, lambda: deliveries.since(db, first_hour(now, days)))
     return overview(db, most=5) | {
-        "undone": [backlog for backlog in backlogs if _is_late(backlog, now - PENDING_TOO_LONG)],
+        "undone": [backlog for backlog in backlogs if _is_late(backlog, now - 60)],
         "all_delivered": not spooled and not any(_is_late(backlog, now - AT_ONCE) for backlog in backlogs),
         "refusals": refusals.since(db, first_hour(now)),
         "reasons": refusals.REASONS,

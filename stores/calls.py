@@ -13,6 +13,8 @@ from stores.database import Database
 from stores.records import CallRecord, Tally
 
 FAILED_STATUS = f"status IN {ERRORS}"
+_COUNTS = """count(*), count(seconds), coalesce(sum(seconds), 0), max(received_at) FROM calls
+  WHERE received_at >= :since AND received_at < :until"""
 _ACTIVE = "start_received_at > :after AND start_received_at <= :until AND end_received_at IS NULL"
 
 # Whatever the order of a call's updates, the call is the same. Of those that end it the one with the earliest time
@@ -90,10 +92,16 @@ def count_active(db: Database, after: float = 0, until: float = inf) -> int:
 
 def tallies(db: Database, since: float, until: float = inf) -> list[Tally]:
     """The calls that were first heard of from `since` until `until`, counted by line and error."""
+    groups = f"line, max(line_name), CASE WHEN {FAILED_STATUS} THEN coalesce(error, '') END"
+    rows = db.query(f"SELECT {groups}, {_COUNTS} GROUP BY 1, 3", {"since": since, "until": until})
+    return [Tally(*row) for row in rows]
+
+
+def totals(db: Database, since: float, until: float) -> list[Tally]:
+    """The same for all lines together: those without an error and those with one. Nothing is sorted for that."""
+    failed = f"SELECT NULL, NULL, '', {_COUNTS} AND {FAILED_STATUS}"
     rows = db.query(
-        f"SELECT line, max(line_name), CASE WHEN {FAILED_STATUS} THEN coalesce(error, '') END, count(*),"
-        " count(seconds), coalesce(sum(seconds), 0), max(received_at) FROM calls"
-        " WHERE received_at >= :since AND received_at < :until GROUP BY 1, 3",
+        f"SELECT NULL, NULL, NULL, {_COUNTS} AND NOT {FAILED_STATUS} UNION ALL {failed}",
         {"since": since, "until": until},
     )
     return [Tally(*row) for row in rows]
