@@ -7,7 +7,7 @@ from flask.cli import with_appcontext
 from commands.client import Command
 from stores import get_store, jobs
 from work.lanes import get_lanes
-from work.worker import start_due, wait
+from work.worker import catch_up
 
 
 @click.command(cls=Command)
@@ -18,8 +18,7 @@ def retry(failed: bool) -> None:
     app, store = current_app._get_current_object(), get_store()  # type: ignore[attr-defined]
     due = sum(jobs.retry_now(store, lane.name, failed=failed) for lane in get_lanes())
     for lane in get_lanes():
-        while lane.in_time() or start_due(app, lane):
-            wait(app, lane)
+        catch_up(app, lane)
     backlogs = jobs.backlog(store)
     click.echo(f"{due} made due, {sum(backlog.pending for backlog in backlogs)} still pending")
     reasons = {lane.name: lane.reason or "its service answers" for lane in get_lanes()}

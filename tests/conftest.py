@@ -203,9 +203,7 @@ def retry_one(handler, due_by):
 
 def catch_up(app, handler="update_crm"):
     """Do what a handler has due, as `flask retry` does."""
-    lane = get_lane(handler)
-    while lane.running or worker.start_due(app, lane):
-        worker.wait(app, lane)
+    worker.catch_up(app, get_lane(handler))
 
 
 def jobs_of(store, call_id="call-1"):

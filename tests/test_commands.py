@@ -9,6 +9,7 @@ import handlers
 from commands.client import connection_error, webhook_url
 from commands.simulate import made_up_calls
 from handlers import active_calls
+from handlers.errors import Retry
 from stores import get_store, updates
 from stores.records import Job
 from tests.conftest import NOW, PASSWORD, SECRET, URL, keep_update, message, settle_jobs, update
@@ -185,6 +186,21 @@ def test_retry_stops_where_the_service_stays_away_and_says_how_much_it_left(app,
         "update_crm: 9 pending, 0 failed (answered 503: maintenance)",
     ]
     assert len(service.bodies) == 3
+
+
+def test_retry_tries_each_job_once_though_the_first_are_due_again_before_the_last(app, runner, clock, monkeypatch):
+    def update_crm(update):
+        calls.append(update.call.id)
+        clock.now += 60
+        raise Retry("answered 401")
+
+    calls = []
+    monkeypatch.setattr(handlers, "HANDLERS", (update_crm,))
+    lanes.init_app(app)
+    for call_id in "abc":
+        record(app, call_id, pending())
+    assert runner.invoke(args=["retry"]).stdout.startswith("3 made due, 3 still pending\n")
+    assert calls == ["a", "b", "c"]
 
 
 def test_retry_gets_to_the_other_handlers_where_one_hangs(app, runner, service, monkeypatch):

@@ -28,13 +28,22 @@ def wait(app: Flask, lane: Lane) -> None:
     lane.work.clear()
 
 
-def start_due(app: Flask, lane: Lane) -> bool:
-    """Start what is due, as far as places are free. Returns whether that was anything. Raises StoreError."""
+def catch_up(app: Flask, lane: Lane) -> None:
+    """Try what is due now once, and wait for it as long as a service may take. Raises StoreError."""
+    due_by = get_store().now()
+    while start_due(app, lane, due_by) or lane.in_time():
+        wait(app, lane)
+
+
+def start_due(app: Flask, lane: Lane, due_by: float | None = None) -> bool:
+    """Start what is due, or was at `due_by`, as far as places are free. Returns whether that was anything. Raises
+    StoreError."""
     store, places = get_store(), lane.free_places()
     if not places:
         return False
     now = store.now()
-    leased = jobs.lease_due(store, lane.name, now, now + app.config["WORKER_LEASE"], places, lane.in_hand.copy())
+    lease = now + app.config["WORKER_LEASE"]
+    leased = jobs.lease_due(store, lane.name, due_by or now, lease, places, lane.in_hand.copy())
     for stored, job in leased:
         lane.in_hand.add(stored.id)
         lane.running[stored.id] = time.monotonic()
@@ -43,11 +52,11 @@ def start_due(app: Flask, lane: Lane) -> bool:
 
 
 def _attempt(app: Flask, lane: Lane, stored: StoredUpdate, job: Job) -> None:
-    """Do a job, whose place comes free whatever happens."""
+    """Do a job and have that written; its place comes free whatever happens."""
     with app.app_context():
         g.patience = app.config["WORKER_PATIENCE"]
         try:
-            settle([_change(lane, stored, job)])
+            settle([_do(lane, stored, job)])
         except Exception:
             logger.exception("done again when its lease ends", extra={"call_id": stored.call_id, "handler": lane.name})
             lane.in_hand.discard(stored.id)
@@ -56,8 +65,8 @@ def _attempt(app: Flask, lane: Lane, stored: StoredUpdate, job: Job) -> None:
             lane.work.set()
 
 
-def _change(lane: Lane, stored: StoredUpdate, job: Job) -> Change:
-    """What becomes of a job by an attempt."""
+def _do(lane: Lane, stored: StoredUpdate, job: Job) -> Change:
+    """Do a job. Returns what becomes of it."""
     extra = {"call_id": stored.call_id, "status": stored.status, "handler": lane.name}
     try:
         update = stored.load()
