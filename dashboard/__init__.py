@@ -56,8 +56,7 @@ def prometheus() -> Response:
 
 @blueprint.get("/")
 def index() -> str:
-    db = get_store()
-    choices = remembered("choices", 60.0, lambda: search.choices(db))
+    choices = remembered("choices", 60.0, lambda: search.choices(get_store()))
     return render_template("index.html", choices=choices, **page.contents())
 
 

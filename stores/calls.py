@@ -99,11 +99,9 @@ def tallies(db: Database, since: float, until: float = inf) -> list[Tally]:
 
 def totals(db: Database, since: float, until: float) -> list[Tally]:
     """The same for all lines together: those without an error and those with one. Nothing is sorted for that."""
+    others = f"SELECT NULL, NULL, NULL, {_COUNTS} AND NOT {FAILED_STATUS}"
     failed = f"SELECT NULL, NULL, '', {_COUNTS} AND {FAILED_STATUS}"
-    rows = db.query(
-        f"SELECT NULL, NULL, NULL, {_COUNTS} AND NOT {FAILED_STATUS} UNION ALL {failed}",
-        {"since": since, "until": until},
-    )
+    rows = db.query(f"{others} UNION ALL {failed}", {"since": since, "until": until})
     return [Tally(*row) for row in rows]
 
 

@@ -24,10 +24,10 @@ def settle(db: Database, changes: Collection[Change]) -> None:
     if others := [change for change in changes if not change.at_once]:
         with db.transaction() as execute:
             for change in others:
-                _change(execute, change)
+                _write(execute, change)
 
 
-def _change(execute: Execute, change: Change) -> None:
+def _write(execute: Execute, change: Change) -> None:
     """Write a job as it is from now on: a success always, anything else only for who still has the lease."""
     values = change._asdict() | asdict(change.job)
     values["error"] = change.job.error and storable(change.job.error)

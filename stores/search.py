@@ -96,7 +96,8 @@ def _conditions(filters: Filters) -> Iterator[str]:
     if filters.status:
         yield _STATUS.get(filters.status, "status = :status")
     if filters.work in _WORK:
-        yield _UNDONE.format(_WORK[filters.work] + " AND handler = :handler" * bool(filters.handler))
+        of_handler = " AND handler = :handler" if filters.handler else ""
+        yield _UNDONE.format(_WORK[filters.work] + of_handler)
     if filters.error == NONE:
         yield f"{FAILED_STATUS} AND coalesce(error, '') = ''"
     elif filters.error:  # to LIKE, some characters are not themselves, nor the same to both databases

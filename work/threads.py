@@ -72,8 +72,7 @@ class Threads:
             if is_thrown_away and (number := spool.waiting(store)):
                 logger.error("stopped with updates in the spool", extra={"fields": {"spooled": number}})
             with suppress(StoreError):  # the log has it
-                pending = {backlog.handler: backlog.pending for backlog in jobs.backlog(store) if backlog.pending}
-                if pending:
+                if pending := {backlog.handler: backlog.pending for backlog in jobs.backlog(store) if backlog.pending}:
                     logger.warning("stopped with work pending", extra={"fields": pending})
 
     def _is_busy(self) -> bool:

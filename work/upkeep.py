@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 def upkeep(stopping: Event) -> None:
     """Do what is due and no other process has taken on, as long as the process is not `stopping`."""
     store, config = get_store(), current_app.config
-    longest_delay = max(1.5 * config["RETRY_LONGEST"], config["ALERT_INTERVAL"] + 60)
-    jobs.reset_far_future(store, longest_delay)
+    # Retries and alerts are never put off for longer than that.
+    jobs.reset_far_future(store, max(1.5 * config["RETRY_LONGEST"], config["ALERT_INTERVAL"] + 60))
     if config["REDIS_URL"] and locks.acquire(store, "mirror", config["UPKEEP_EVERY"] - 1):
         try:
             mirror_active_calls()
